@@ -1,0 +1,3 @@
+"""Crestline: RLHF that knows when to stop."""
+
+__version__ = "0.1.0"
