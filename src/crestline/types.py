@@ -156,6 +156,4 @@ class RewardFn(Protocol):
 class Sampler(Protocol):
     """Samples completions from a policy; each has its own random stream, named by its seed."""
 
-    def sample(
-        self, prompts: Sequence[PromptText], seeds: Sequence[int]
-    ) -> list[Completion]: ...
+    def sample(self, prompts: Sequence[PromptText], seeds: Sequence[int]) -> list[Completion]: ...

@@ -1,0 +1,102 @@
+"""Where rows come from: a file, a folder of files, or a data set of the Hugging Face hub.
+
+Owns finding the files of a source and its split. What the bytes mean is in `parsers`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crestline.data.parsers import KINDS, Row, kind_of, one_line, read_file, reason
+from crestline.types import BadInput
+
+SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def read_rows(source: str, *, split: str = "train") -> list[Row]:
+    """All rows of a data set, each with the place it stands at.
+
+    source: a .jsonl, .json (a list), .csv, .txt (one line, one row with the column `text`) or
+        .parquet file, the text kinds also as .gz; a folder of such files; else an "owner/name" of
+        the Hugging Face hub.
+    split: which split of a hub data set or folder to read; a single file is read whole.
+    Raises: BadInput, one line: what is wrong, at which line, what to do.
+    """
+    if not source:
+        raise BadInput("no data set given; name a file, a folder or a Hugging Face data set")
+    path = Path(source)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        rows = _hub_rows(source, split)
+    except OSError as error:
+        raise BadInput(f"cannot read {source}: {reason(error)}") from error
+    except ValueError as error:
+        raise BadInput(f"cannot read {source!r}: not a path ({one_line(error)})") from error
+    else:
+        files = _files_of(path, split) if path.is_dir() else [path]
+        rows = [row for file in files for row in read_file(file)]
+    if not rows:
+        raise BadInput(f"{source}: no rows; give a data set with at least one")
+    return rows
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    """The files named after the split, else all of them if none is named after another split."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise BadInput(f"cannot read {folder}: {reason(error)}") from error
+    files = [
+        entry
+        for entry in entries
+        if not entry.name.startswith(".") and kind_of(entry) and entry.is_file()
+    ]
+    if not files:
+        raise BadInput(f"{folder}: a folder without data files; expected {', '.join(KINDS)} in it")
+    chosen = [file for file in files if _split_of(file, (split,))]
+    if chosen:
+        return chosen
+    others = [file.name for file in files if _split_of(file, SPLIT_NAMES)]
+    if others:
+        raise BadInput(
+            f"{folder}: no split {split!r}; found {', '.join(others[:6])}; "
+            "name one of these files or another split"
+        )
+    return files
+
+
+def _split_of(file: Path, splits: tuple[str, ...]) -> bool:
+    """Whether the file is `<split>.ending` or `<split>-00000-of-00002.ending`."""
+    return any(file.name.startswith((f"{split}.", f"{split}-")) for split in splits)
+
+
+def _hub_rows(name: str, split: str) -> list[Row]:
+    if not _HUB_NAME.fullmatch(name) or kind_of(Path(name)):
+        raise BadInput(
+            f"cannot read {name}: no such file or folder; check the path, "
+            "or give owner/name of a Hugging Face data set"
+        )
+    import datasets  # seconds to import: only those who need the hub pay
+
+    try:
+        dataset = datasets.load_dataset(name, split=split)
+        rows = [
+            Row(_plain(values), f"{name} row {number}") for number, values in enumerate(dataset, 1)
+        ]
+    except Exception as error:  # the hub, the network and foreign files raise nearly anything
+        raise BadInput(
+            f"cannot read {name}: no such file or folder here, and as a data set of the Hugging "
+            f"Face hub (split {split!r}) it failed: {one_line(error)}; check name and network"
+        ) from error
+    return rows
+
+
+def _plain(values: Any) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"rows of {type(values).__name__}, expected one table with columns")
+    return dict(values)

@@ -1,0 +1,64 @@
+"""Talk to a policy: the shipped model of a run, its reference, its last checkpoint, or any in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.sampler import PolicySampler
+from crestline.pipeline.configs import ChatConfig
+from crestline.runs.checkpoints import checkpoint_path, list_checkpoints
+from crestline.training.configs import required
+from crestline.training.seeds import stream
+from crestline.types import BadInput, PromptText
+
+
+class Conversation:
+    """A model that answers one message at a time; it was trained on single turns."""
+
+    def __init__(self, sampler: PolicySampler, description: str, seed: int) -> None:
+        self.sampler, self.description, self.seed = sampler, description, seed
+        self.num_said = 0
+
+    def say(self, text: str) -> str:
+        """The model's answer to a message."""
+        chat = bool(self.sampler.tokenizer.chat_template)
+        prompt: PromptText = [{"role": "user", "content": text}] if chat else text
+        self.num_said += 1
+        seed = stream(self.seed, "chat", self.num_said)
+        return self.sampler.sample([prompt], [seed])[0].text.strip()
+
+
+def open_chat(config: ChatConfig, *, device: str = "cpu") -> Conversation:
+    """Load what the config names. Raises BadInput naming the checkpoints there are."""
+    required(config, "run_dir")
+    folder, description = model_folder(Path(config.run_dir), config.checkpoint)
+    sampler = PolicySampler(
+        load_policy(folder, device=device),
+        load_tokenizer(folder),
+        max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
+    )
+    return Conversation(sampler, description, config.seed)
+
+
+def model_folder(run_dir: Path, checkpoint: str) -> tuple[Path, str]:
+    """The model folder that a name means in a run, and what it is in words."""
+    if not run_dir.is_dir():
+        raise BadInput(f"{run_dir} is not a folder; give the folder of a run or of a model")
+    if (run_dir / "config.json").is_file():
+        return run_dir, f"the model {run_dir.name}"
+    if checkpoint == "shipped":
+        if not (run_dir / "model" / "config.json").is_file():
+            raise BadInput(f"{run_dir} shipped no model yet; try --checkpoint last or reference")
+        return run_dir / "model", "the shipped model"
+    rl_folder = run_dir / "rl" if (run_dir / "rl").is_dir() else run_dir
+    updates = list_checkpoints(rl_folder)
+    names = {"reference": min(updates, default=0), "last": max(updates, default=0)}
+    update = names.get(checkpoint, int(checkpoint) if checkpoint.isdigit() else -1)
+    if update not in updates:
+        known = ", ".join(map(str, updates)) or "none"
+        raise BadInput(
+            f"--checkpoint {checkpoint}: {run_dir} has no such checkpoint; there are: shipped, reference, last, {known}"
+        )
+    return checkpoint_path(rl_folder, update), f"checkpoint-{update}"

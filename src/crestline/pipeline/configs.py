@@ -1,0 +1,165 @@
+"""Settings of the verbs that join parts, and of a whole run. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from crestline.crest.watch import WatchConfig
+from crestline.training.configs import (
+    PretrainConfig,
+    RewardConfig,
+    RlConfig,
+    SftConfig,
+    positive,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Sample K completions for each prompt, for people to rank."""
+
+    model_name_or_path: str = ""
+    """Policy to sample from: a model folder or hub name."""
+    dataset_name: str = ""
+    """Prompts: a file, folder or hub name with a prompt column."""
+    dataset_train_split: str = "train"
+    """Split of a hub dataset or folder."""
+    output_file: str = "samples.jsonl"
+    """Where the samples are written, one prompt with its completions a line."""
+    num_generations: int = 5
+    """Completions for each prompt."""
+    max_completion_length: int = 64
+    """Tokens that a completion may have."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    seed: int = 0
+    """Decides every random choice."""
+
+    def __post_init__(self) -> None:
+        positive(self, "num_generations", "max_completion_length", "temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankConfig:
+    """Let people rank samples."""
+
+    dataset_name: str = "samples.jsonl"
+    """Samples, as `crestline sample` writes them."""
+    people: str = ""
+    """Who ranks: module.py:function, or the name of an embedded world for its simulated people."""
+    output_file: str = "rankings.jsonl"
+    """Where the rankings are written, each as soon as it is given."""
+    flip_probability: float = 0.1
+    """Simulated people only: chance that a comparison comes out the wrong way round."""
+    seed: int = 0
+    """Decides which simulated person answers what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrestConfig:
+    """Find the checkpoint at which people's preference peaks, and ship it."""
+
+    run_dir: str = ""
+    """Folder of `crestline rl` or `crestline run`."""
+    people: str = ""
+    """Who answers: module.py:function, or the name of an embedded world for its simulated people."""
+    stand_in: str = ""
+    """Reward model that answers in place of people; train it on rankings that RL's reward model never saw."""
+    flip_probability: float = 0.1
+    """Simulated people only: chance that a comparison comes out the wrong way round."""
+    seed: int = 0
+    """Decides which simulated person answers what, and which side is shown first."""
+    ship_unmeasured: bool = False
+    """Ship the last checkpoint even if nothing could be measured."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write report.html for a run."""
+
+    run_dir: str = ""
+    """Folder of `crestline rl` or `crestline run`."""
+    output_file: str = ""
+    """Where the report goes; the run's report.html if empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """Talk to a policy in the terminal."""
+
+    run_dir: str = ""
+    """Folder of a run, or of a model."""
+    checkpoint: str = "shipped"
+    """shipped, reference, last, or the number of an update."""
+    max_completion_length: int = 64
+    """Tokens that an answer may have."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    seed: int = 0
+    """Decides what is sampled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What the user brings; what is left out is skipped or taken from the embedded world."""
+
+    model_name_or_path: str = ""
+    """A pretrained model in place of pretraining: a folder or hub name."""
+    text: str = ""
+    """Text to pretrain on in place of the world's."""
+    demonstrations: str = ""
+    """Prompts with completions to fine-tune on."""
+    prompts: str = ""
+    """Prompts for sampling and RL."""
+    rankings: str = ""
+    """Rankings of completions by people; the reward model learns from them."""
+    people: str = ""
+    """module.py:function that ranks completions when asked."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything comes from the world."""
+        return self == Material()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """How much of the embedded world to use."""
+
+    name: str = "pelican"
+    """Which world."""
+    num_texts: int = 20000
+    """Texts to pretrain on."""
+    num_demonstrations: int = 3000
+    """Demonstrations to fine-tune on."""
+    num_prompts: int = 2000
+    """Prompts that are sampled, ranked and trained on."""
+    num_heldout_prompts: int = 512
+    """Prompts that checkpoints answer."""
+    flip_probability: float = 0.1
+    """Chance that a simulated person's comparison comes out the wrong way round."""
+    num_gold_completions: int = 1024
+    """Completions per checkpoint on which the hidden gold is measured after the verdict; 0 measures none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The whole story: pretrain, sft, sample, rank, reward, rl, crest, ship, report."""
+
+    output_dir: str = "runs/demo"
+    """Where the run folder is made."""
+    seed: int = 0
+    """Decides every random choice of every stage."""
+    num_threads: int = 0
+    """CPU threads; 0 takes all cores. The same number gives the same bits."""
+    device: str = "cpu"
+    """cpu, cuda or mps."""
+    material: Material = field(default_factory=Material)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rl: RlConfig = field(default_factory=RlConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)

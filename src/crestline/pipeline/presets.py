@@ -1,0 +1,95 @@
+"""Whole runs by name: the vetted settings of `crestline run`."""
+
+from __future__ import annotations
+
+from crestline.crest.watch import WatchConfig
+from crestline.pipeline.configs import RunConfig, SampleConfig, WorldConfig
+from crestline.training.configs import (
+    Checkpointing,
+    Optimization,
+    PretrainConfig,
+    RewardConfig,
+    RlConfig,
+    Rloo,
+    SftConfig,
+)
+
+DEMO = RunConfig(
+    output_dir="runs/demo",
+    world=WorldConfig(),
+    pretrain=PretrainConfig(
+        vocab_size=640,
+        num_updates=250,
+        batch_size=64,
+        optimization=Optimization(learning_rate=3e-3, save_updates=50),
+    ),
+    sft=SftConfig(
+        num_train_epochs=2.0,
+        batch_size=64,
+        optimization=Optimization(learning_rate=1e-3, save_updates=50),
+    ),
+    sample=SampleConfig(num_generations=5, max_completion_length=48),
+    reward=RewardConfig(
+        num_train_epochs=3.0,
+        batch_size=32,
+        optimization=Optimization(learning_rate=5e-4, save_updates=50, micro_batch_size=160),
+    ),
+    rl=RlConfig(
+        num_updates=200,
+        num_prompts=16,
+        num_generations=8,
+        max_completion_length=48,
+        algorithm=Rloo(),
+        checkpoints=Checkpointing(distance_step=0.25, num_eval_prompts=512),
+        optimization=Optimization(
+            learning_rate=6e-5, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=20
+        ),
+    ),
+    watch=WatchConfig(num_labels=1000),
+)
+"""The story of the README: it falls off the cliff on purpose, without a KL penalty."""
+
+SMOKE = RunConfig(
+    output_dir="runs/smoke",
+    world=WorldConfig(
+        num_texts=1500,
+        num_demonstrations=400,
+        num_prompts=60,
+        num_heldout_prompts=32,
+        num_gold_completions=64,
+    ),
+    pretrain=PretrainConfig(
+        vocab_size=400,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        num_updates=24,
+        batch_size=16,
+        optimization=Optimization(learning_rate=5e-3, save_updates=8),
+    ),
+    sft=SftConfig(
+        num_train_epochs=1.0,
+        batch_size=32,
+        optimization=Optimization(learning_rate=3e-3, save_updates=5),
+    ),
+    sample=SampleConfig(num_generations=3, max_completion_length=24),
+    reward=RewardConfig(
+        num_train_epochs=2.0,
+        batch_size=16,
+        optimization=Optimization(learning_rate=2e-3, save_updates=3),
+    ),
+    rl=RlConfig(
+        num_updates=16,
+        num_prompts=4,
+        num_generations=4,
+        max_completion_length=24,
+        checkpoints=Checkpointing(distance_step=0.1, num_eval_prompts=32),
+        optimization=Optimization(
+            learning_rate=2e-3, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=4
+        ),
+    ),
+    watch=WatchConfig(num_labels=60),
+)
+"""Every stage in seconds; it proves that things work, not that the model is any good."""
+
+PRESETS: dict[str, RunConfig] = {"demo": DEMO, "smoke": SMOKE}

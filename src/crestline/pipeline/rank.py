@@ -1,0 +1,53 @@
+"""The ranking verb: people order the samples; each answer is kept as soon as it is given, and never asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from crestline.data.formats import read_samples
+from crestline.data.rankings import rankings_as_rows
+from crestline.pipeline.configs import RankConfig
+from crestline.pipeline.screen import Progress, silent
+from crestline.pipeline.who import people_of
+from crestline.runs.files import append_jsonl, read_jsonl
+from crestline.training.configs import required
+from crestline.types import BadInput, People, PromptText, Ranking
+
+ANSWERS_PER_WRITE = 50
+
+
+def rank(config: RankConfig, *, progress: Progress = silent) -> Path:
+    """Let the people that the config names rank the samples; returns the rankings file."""
+    required(config, "dataset_name", "people", "output_file")
+    samples = read_samples(config.dataset_name)
+    people = people_of(config.people, seed=config.seed, flip_probability=config.flip_probability)
+    path = Path(config.output_file)
+    num_done = len(read_jsonl(path, missing_ok=True))
+    if num_done > len(samples):
+        raise BadInput(f"{path} holds {num_done} rankings, more than there are samples")
+    several = ANSWERS_PER_WRITE if people.answered_by == "simulated people" else 1
+    waiting: list[Ranking] = []
+    for number in range(num_done, len(samples)):
+        prompt, completions = samples[number]
+        waiting.append(ask(people, prompt, completions, question_id=f"rank/{number}"))
+        if len(waiting) >= several or number == len(samples) - 1:
+            append_jsonl(path, rankings_as_rows(waiting))
+            waiting = []
+            progress(number + 1, len(samples), {})
+    return path
+
+
+def ask(
+    people: People, prompt: PromptText, completions: Sequence[str], *, question_id: str
+) -> Ranking:
+    """One ranking: values become ranks, 0 is best, equal values tie, None is not ranked."""
+    values = people.rank(prompt, completions, question_id=question_id)
+    order = sorted({value for value in values if value is not None}, reverse=True)
+    ranks = tuple(None if value is None else order.index(value) for value in values)
+    return Ranking(
+        prompt=prompt,
+        completions=tuple(completions),
+        ranks=ranks,
+        answered_by=people.answered_by,
+    )

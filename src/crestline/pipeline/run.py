@@ -1,0 +1,406 @@
+"""The whole story in order: pretrain, sft, sample, rank, reward, rl, crest, gold, report.
+
+Every stage is the verb that a user can call alone, on files in the run folder; a stage that is done is not done
+again, and one that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crestline.data.formats import (
+    demonstrations_as_rows,
+    prompts_as_rows,
+    read_demonstrations,
+    read_prompts,
+    texts_as_rows,
+)
+from crestline.data.rankings import rankings_as_rows, read_rankings
+from crestline.data.splits import split_by_prompt, split_by_text
+from crestline.pipeline.configs import CrestConfig, RankConfig, RunConfig
+from crestline.pipeline.crest import Checkpoints, crest
+from crestline.pipeline.gold import write_gold
+from crestline.pipeline.rank import rank
+from crestline.pipeline.sample import sample
+from crestline.pipeline.screen import Progress, Screen
+from crestline.pipeline.who import people_of, world_of
+from crestline.report.page import write_report
+from crestline.runs.files import read_json, write_json, write_jsonl_atomic
+from crestline.runs.folder import RunFolder
+from crestline.runs.settings import build, plain
+from crestline.training.configs import RewardConfig
+from crestline.training.pretrain import pretrain
+from crestline.training.reward import reward
+from crestline.training.rl import rl
+from crestline.training.seeds import stream
+from crestline.training.sft import sft
+from crestline.types import BadInput, Prompt, Ranking, Verdict
+
+STAND_IN_FRACTIONS = {"reward": 0.4, "stand_in": 0.4, "test": 0.2}
+"""Where nobody can be asked, the rankings are split: RL's reward model, the stand-in, and a test of both."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where each stage's input comes from, told from what the user brought."""
+
+    config: RunConfig
+
+    @property
+    def _world(self) -> str:
+        return f"the embedded world {self.config.world.name!r}"
+
+    @property
+    def pretrains(self) -> bool:
+        return not self.config.material.model_name_or_path
+
+    @property
+    def own_policy(self) -> bool:
+        material = self.config.material
+        return bool(material.model_name_or_path or material.text)
+
+    @property
+    def fine_tunes(self) -> bool:
+        return bool(self.config.material.demonstrations) or not self.own_policy
+
+    @property
+    def world_prompts(self) -> bool:
+        material = self.config.material
+        return not (material.prompts or material.demonstrations or self.own_policy)
+
+    @property
+    def world_people(self) -> bool:
+        return not self.config.material.people and self.world_prompts
+
+    @property
+    def stand_in(self) -> bool:
+        """Rankings in a file and nobody to ask."""
+        material = self.config.material
+        return bool(material.rankings) and not material.people
+
+    def told(self) -> list[tuple[str, str]]:
+        """(stage, where its input comes from) in order. Raises BadInput if a stage has nothing to work on."""
+        material, world = self.config.material, self._world
+        lines = []
+        if self.pretrains:
+            lines.append(("pretrain", f"text: {material.text or world}"))
+        else:
+            lines.append(("pretrain", f"skipped: the model is {material.model_name_or_path}"))
+        if self.fine_tunes:
+            lines.append(("sft", f"demonstrations: {material.demonstrations or world}"))
+        else:
+            lines.append(("sft", "skipped: no --demonstrations; the model is taken as it is"))
+        if not (material.prompts or material.demonstrations or self.world_prompts):
+            raise BadInput(
+                "your own model needs --prompts (or --demonstrations, whose prompts serve)"
+            )
+        prompts = material.prompts or (
+            f"the prompts of {material.demonstrations}" if material.demonstrations else world
+        )
+        if material.rankings:
+            lines.append(("sample", "skipped: the rankings are there"))
+            lines.append(("rank", f"skipped: rankings: {material.rankings}"))
+        else:
+            if not (material.people or self.world_people):
+                raise BadInput(
+                    "nobody knows what is good here: give --people module.py:function or --rankings file"
+                )
+            who = material.people or f"simulated people of {world}"
+            lines.append(("sample", f"prompts: {prompts}"))
+            lines.append(("rank", f"people: {who}"))
+        lines.append(("reward", f"rankings: {material.rankings or 'those just given'}"))
+        if self.stand_in:
+            lines.append(
+                ("stand_in", "a second reward model, of half the depth, on rankings kept apart")
+            )
+        lines.append(("rl", f"prompts: {prompts}; reward: the reward model"))
+        asked = material.people or f"simulated people of {world}"
+        if self.stand_in:
+            asked = "the stand-in answers: an estimate, not people"
+        lines.append(("crest", f"fresh comparisons at checkpoints: {asked}"))
+        if self.world_people and not self.stand_in:
+            lines.append(("gold", f"the hidden gold of {world}, measured after the verdict"))
+        lines.append(("report", "report.html"))
+        return lines
+
+
+def plan(config: RunConfig) -> list[tuple[str, str]]:
+    """(stage, where its input comes from) for each stage of the run, in order."""
+    return Sources(config).told()
+
+
+def run(config: RunConfig, *, screen: Screen) -> Verdict:
+    """Do every stage that is not done yet and return the verdict."""
+    lines = plan(config)
+    material = config.material
+    if material.people:
+        people_of(material.people, seed=config.seed, flip_probability=0.0)
+    torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+    folder = RunFolder(Path(config.output_dir))
+    resumed = folder.open_or_create(plain(config), what="run")
+    try:
+        screen.say(f"{'resuming' if resumed else 'starting'} {config.output_dir}")
+        for name, text in lines:
+            screen.say(f"  {name:9} {text}")
+        stages = _Stages(config, folder, screen, dict(lines))
+        return stages.all()
+    finally:
+        folder.close()
+
+
+def resume(run_dir: str, *, screen: Screen) -> Verdict:
+    """Go on with a run that was stopped or killed, by the settings in its folder."""
+    folder = RunFolder(Path(run_dir))
+    if not folder.config_path.is_file():
+        raise BadInput(f"{run_dir} holds no run (no config.yaml); start one with: crestline run")
+    config = build(RunConfig, folder.read_config(), where=str(folder.config_path))
+    return run(replace(config, output_dir=run_dir), screen=screen)
+
+
+class _Stages:
+    """The stages of one run, on files in its folder."""
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, screen: Screen, told: dict[str, str]
+    ) -> None:
+        self.config, self.path, self.screen, self.told = config, folder.path, screen, told
+        self.sources = Sources(config)
+        record = self.path / "run.json"
+        self.record: dict[str, Any] = read_json(record) if record.exists() else {"stages": {}}
+
+    def all(self) -> Verdict:
+        self.do("data", self.data)
+        material = self.config.material
+        if self.sources.pretrains:
+            self.do("pretrain", self.pretrain)
+        if self.sources.fine_tunes:
+            self.do("sft", self.sft)
+        if not material.rankings:
+            self.do("sample", self.sample)
+            self.do("rank", self.rank)
+        self.do("reward", self.reward)
+        if self.sources.stand_in:
+            self.do("stand_in", self.stand_in)
+        self.do("rl", self.rl)
+        self.do("crest", self.crest)
+        if self.sources.world_people and not self.sources.stand_in:
+            self.do("gold", self.gold)
+        self.do("report", self.report)
+        return build(Verdict, read_json(self.path / "verdict.json"), where="verdict.json")
+
+    def do(self, name: str, work: Callable[[Progress], None]) -> None:
+        """Do a stage unless it is done, and write down what it cost."""
+        stage = self.record["stages"].setdefault(name, {"state": "new", "seconds": 0.0})
+        if stage["state"] == "done":
+            return
+        began = time.perf_counter()
+        work(self.screen.stage(name, self.told.get(name, "")))
+        stage["state"] = "done"
+        stage["seconds"] = round(stage["seconds"] + time.perf_counter() - began, 2)
+        stage["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        write_json(self.path / "run.json", self.record)
+
+    # ---- input ---------------------------------------------------------------
+
+    def file(self, name: str) -> str:
+        return str(self.path / "data" / name)
+
+    def data(self, progress: Progress) -> None:
+        """Write what comes from the world, and what the user's files imply, as files of the run."""
+        config, material = self.config, self.config.material
+        world, seed = world_of(config.world.name), stream(config.seed, "world")
+        if self.sources.pretrains and not material.text:
+            texts = world.texts(config.world.num_texts, seed)
+            write_jsonl_atomic(self.file("texts.jsonl"), texts_as_rows(texts))
+        if self.sources.fine_tunes and not material.demonstrations:
+            rows = world.demonstrations(config.world.num_demonstrations, seed)
+            write_jsonl_atomic(self.file("demonstrations.jsonl"), demonstrations_as_rows(rows))
+        if self.sources.world_prompts:
+            for split, name, count in (
+                ("train", "prompts.jsonl", config.world.num_prompts),
+                ("heldout", "heldout_prompts.jsonl", config.world.num_heldout_prompts),
+            ):
+                prompts = [Prompt(text=text) for text in world.prompts(split, count, seed)]
+                write_jsonl_atomic(self.file(name), prompts_as_rows(prompts))
+        else:
+            self.split_prompts()
+        if self.sources.stand_in:
+            self.split_rankings()
+
+    def split_prompts(self) -> None:
+        """The user's prompts: a fifth, at most 512, is held out for checkpoints."""
+        material = self.config.material
+        if material.prompts:
+            prompts = read_prompts(material.prompts)
+        else:
+            rows = read_demonstrations(material.demonstrations)
+            prompts = [Prompt(text=row.prompt) for row in rows]
+        sides = split_by_prompt(
+            prompts, lambda row: row.text, {"train": 0.8, "heldout": 0.2}, self.config.seed
+        )
+        if len(sides["heldout"]) < 2 or not sides["train"]:
+            raise BadInput(
+                f"{len(prompts)} prompts are too few: some train and a fifth is held out for checkpoints; "
+                "give at least 20 different ones"
+            )
+        held = sides["heldout"][: self.config.rl.checkpoints.num_eval_prompts]
+        write_jsonl_atomic(self.file("prompts.jsonl"), prompts_as_rows(sides["train"]))
+        write_jsonl_atomic(self.file("heldout_prompts.jsonl"), prompts_as_rows(held))
+
+    def split_rankings(self) -> None:
+        """The user's rankings in three: by prompt, or by text where they have no prompt."""
+        source = self.config.material.rankings
+        rankings = read_rankings(source)
+        sides: dict[str, list[Ranking]]
+        if any(not ranking.prompt for ranking in rankings):
+            sides, _ = split_by_text(rankings, STAND_IN_FRACTIONS, self.config.seed)
+        else:
+            sides = split_by_prompt(
+                rankings, lambda ranking: ranking.prompt, STAND_IN_FRACTIONS, self.config.seed
+            )
+        for name, part in sides.items():
+            if not part:
+                raise BadInput(
+                    f"{source}: {len(rankings)} rankings are too few to split among reward model, stand-in and test; "
+                    "give more, or --people"
+                )
+            write_jsonl_atomic(self.file(f"rankings_{name}.jsonl"), rankings_as_rows(part))
+
+    # ---- stages --------------------------------------------------------------
+
+    @property
+    def base_model(self) -> str:
+        return self.config.material.model_name_or_path or str(self.path / "pretrain" / "model")
+
+    @property
+    def policy(self) -> str:
+        return str(self.path / "sft" / "model") if self.sources.fine_tunes else self.base_model
+
+    def pretrain(self, progress: Progress) -> None:
+        settings = replace(
+            self.config.pretrain,
+            text=self.config.material.text or self.file("texts.jsonl"),
+            output_dir=str(self.path / "pretrain"),
+            seed=self.config.seed,
+        )
+        pretrain(settings, device=self.config.device, progress=progress)
+
+    def sft(self, progress: Progress) -> None:
+        settings = replace(
+            self.config.sft,
+            model_name_or_path=self.base_model,
+            dataset_name=self.config.material.demonstrations or self.file("demonstrations.jsonl"),
+            output_dir=str(self.path / "sft"),
+            seed=self.config.seed,
+        )
+        sft(settings, device=self.config.device, progress=progress)
+
+    def sample(self, progress: Progress) -> None:
+        settings = replace(
+            self.config.sample,
+            model_name_or_path=self.policy,
+            dataset_name=self.file("prompts.jsonl"),
+            output_file=str(self.path / "samples.jsonl"),
+            seed=self.config.seed,
+        )
+        sample(settings, device=self.config.device, progress=progress)
+
+    def rank(self, progress: Progress) -> None:
+        rank(
+            RankConfig(
+                dataset_name=str(self.path / "samples.jsonl"),
+                people=self.people,
+                output_file=str(self.path / "rankings.jsonl"),
+                flip_probability=self.config.world.flip_probability,
+                seed=self.config.seed,
+            ),
+            progress=progress,
+        )
+
+    @property
+    def people(self) -> str:
+        return self.config.material.people or self.config.world.name
+
+    def reward_settings(self, name: str, rankings: str, **changes: Any) -> RewardConfig:
+        return replace(
+            self.config.reward,
+            model_name_or_path=self.config.reward.model_name_or_path or self.policy,
+            dataset_name=rankings,
+            output_dir=str(self.path / name),
+            seed=self.config.seed,
+            **changes,
+        )
+
+    def reward(self, progress: Progress) -> None:
+        if self.sources.stand_in:
+            settings = self.reward_settings(
+                "reward",
+                self.file("rankings_reward.jsonl"),
+                eval_dataset_name=self.file("rankings_test.jsonl"),
+            )
+        else:
+            given = self.config.material.rankings or str(self.path / "rankings.jsonl")
+            settings = self.reward_settings("reward", given)
+        reward(settings, device=self.config.device, progress=progress)
+
+    def stand_in(self, progress: Progress) -> None:
+        settings = self.reward_settings(
+            "stand_in",
+            self.file("rankings_stand_in.jsonl"),
+            eval_dataset_name=self.file("rankings_test.jsonl"),
+            half_depth=True,
+        )
+        settings = replace(settings, seed=self.config.seed + 1)
+        reward(settings, device=self.config.device, progress=progress)
+
+    def rl(self, progress: Progress) -> None:
+        settings = replace(
+            self.config.rl,
+            model_name_or_path=self.policy,
+            reward_model_name_or_path=str(self.path / "reward" / "model"),
+            dataset_name=self.file("prompts.jsonl"),
+            eval_dataset_name=self.file("heldout_prompts.jsonl"),
+            output_dir=str(self.path / "rl"),
+            seed=self.config.seed,
+        )
+        rl(settings, device=self.config.device, progress=progress)
+
+    def crest(self, progress: Progress) -> None:
+        stand_in = self.sources.stand_in
+        crest(
+            CrestConfig(
+                run_dir=str(self.path),
+                people="" if stand_in else self.people,
+                stand_in=str(self.path / "stand_in" / "model") if stand_in else "",
+                flip_probability=self.config.world.flip_probability,
+                seed=self.config.seed,
+                watch=self.config.watch,
+            ),
+            device=self.config.device,
+            progress=progress,
+        )
+
+    def gold(self, progress: Progress) -> None:
+        if self.config.world.num_gold_completions == 0:
+            return
+        write_gold(
+            self.path,
+            Checkpoints(self.path / "rl"),
+            world_of(self.config.world.name).gold,
+            num_completions=self.config.world.num_gold_completions,
+            seed=self.config.seed,
+            device=self.config.device,
+            progress=progress,
+        )
+
+    def report(self, progress: Progress) -> None:
+        write_json(self.path / "run.json", self.record)
+        write_report(self.path)

@@ -1,0 +1,49 @@
+"""The sampling verb: K completions for each prompt, written as they come; a killed run goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crestline.data.formats import read_prompts, samples_as_rows
+from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.sampler import PolicySampler
+from crestline.pipeline.configs import SampleConfig
+from crestline.pipeline.screen import Progress, silent
+from crestline.runs.files import append_jsonl, read_jsonl
+from crestline.training.configs import required
+from crestline.training.seeds import stream
+from crestline.types import BadInput
+
+PROMPTS_PER_BATCH = 100
+
+
+def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
+    """Sample and return the file. Prompts that the file holds already are not sampled again."""
+    required(config, "model_name_or_path", "dataset_name", "output_file")
+    rows = read_prompts(config.dataset_name, split=config.dataset_train_split)
+    prompts = [row.text for row in rows]
+    path = Path(config.output_file)
+    done = read_jsonl(path, missing_ok=True)
+    if any(row.get("prompt") != prompt for row, prompt in zip(done, prompts, strict=False)):
+        raise BadInput(f"{path} holds samples of other prompts; choose another --output_file")
+    tokenizer = load_tokenizer(config.model_name_or_path)
+    sampler = PolicySampler(
+        load_policy(config.model_name_or_path, device=device),
+        tokenizer,
+        max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
+    )
+    for start in range(len(done), len(prompts), PROMPTS_PER_BATCH):
+        part = range(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
+        asked = [prompts[n] for n in part for _ in range(config.num_generations)]
+        seeds = [
+            stream(config.seed, "sample", n, k) for n in part for k in range(config.num_generations)
+        ]
+        texts = [completion.text for completion in sampler.sample(asked, seeds)]
+        groups = [
+            (prompts[n], texts[i * config.num_generations : (i + 1) * config.num_generations])
+            for i, n in enumerate(part)
+        ]
+        append_jsonl(path, samples_as_rows(groups))
+        progress(part.stop, len(prompts), {})
+    return path

@@ -1,0 +1,133 @@
+"""Tensor batches, and how they split into micro-batches without changing the update.
+
+A batch states its denominators for the whole update; every part carries the same ones, a loss divides by them,
+and gradients only add. Letters: N completions, T tokens, R rankings, K ranked completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean kept as (total, count), so that partial means add up exactly."""
+
+    total: float
+    count: float
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count if self.count else float("nan")
+
+
+class Batch(Protocol):
+    """Rows of one update that can be cut into parts of at most `size` rows."""
+
+    def parts(self, size: int) -> Iterator[Self]: ...
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Sequences to imitate. trained_NT: True where the token at this place is a target."""
+
+    tokens_NT: Tensor
+    lengths_N: Tensor
+    trained_NT: Tensor
+    num_trained_tokens: int
+
+    def parts(self, size: int) -> Iterator[TokenBatch]:
+        for rows in row_slices(len(self.tokens_NT), size):
+            longest = int(self.lengths_N[rows].max())
+            yield replace(
+                self,
+                tokens_NT=self.tokens_NT[rows, :longest],
+                lengths_N=self.lengths_N[rows],
+                trained_NT=self.trained_NT[rows, :longest],
+            )
+
+
+@dataclass(frozen=True)
+class RankingBatch:
+    """R rankings of up to K completions each; row r·K + k of the tokens is completion k of ranking r."""
+
+    tokens_NT: Tensor
+    lengths_N: Tensor
+    ranks_RK: Tensor
+    ranked_RK: Tensor
+    num_rankings: int
+
+    def parts(self, size: int) -> Iterator[RankingBatch]:
+        width = self.ranks_RK.shape[1]
+        for rows in row_slices(len(self.ranks_RK), max(1, size // width)):
+            inside = slice(rows.start * width, rows.stop * width)
+            longest = int(self.lengths_N[inside].max())
+            yield replace(
+                self,
+                tokens_NT=self.tokens_NT[inside, :longest],
+                lengths_N=self.lengths_N[inside],
+                ranks_RK=self.ranks_RK[rows],
+                ranked_RK=self.ranked_RK[rows],
+            )
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Sampled completions with advantages: what RL trains on.
+
+    sampled_NT: True where the policy chose the token at this place, the end token included.
+    old_logprobs_NT: log-probability of that token when it was sampled; 0 elsewhere.
+    reference_logprobs_NT: the same under the reference.
+    temperature: what the logits were divided by when sampling.
+    """
+
+    tokens_NT: Tensor
+    lengths_N: Tensor
+    sampled_NT: Tensor
+    old_logprobs_NT: Tensor
+    reference_logprobs_NT: Tensor
+    advantages_N: Tensor
+    num_sampled_tokens: int
+    num_completions: int
+    temperature: float = 1.0
+
+    def parts(self, size: int) -> Iterator[Experience]:
+        for rows in row_slices(len(self.tokens_NT), size):
+            longest = int(self.lengths_N[rows].max())
+            yield replace(
+                self,
+                tokens_NT=self.tokens_NT[rows, :longest],
+                lengths_N=self.lengths_N[rows],
+                sampled_NT=self.sampled_NT[rows, :longest],
+                old_logprobs_NT=self.old_logprobs_NT[rows, :longest],
+                reference_logprobs_NT=self.reference_logprobs_NT[rows, :longest],
+                advantages_N=self.advantages_N[rows],
+            )
+
+
+def row_slices(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` rows that cover `count` rows."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of ids padded on the right to one length: (ids [N, T], lengths [N])."""
+    lengths_N = torch.tensor([len(row) for row in rows])
+    ids_NT = torch.full((len(rows), int(lengths_N.max())), fill, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids_NT[number, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return ids_NT, lengths_N
+
+
+def attention(lengths_N: Tensor, width: int) -> Tensor:
+    """1 at real tokens, 0 at padding on the right: [N, width]."""
+    return (torch.arange(width, device=lengths_N.device)[None] < lengths_N[:, None]).long()

@@ -1,0 +1,119 @@
+"""What every kept checkpoint is asked: the same held-out prompts, with the same random streams.
+
+Owns distance: sqrt of the exact KL(policy‖reference), from full next-token distributions along sampled
+completions, summed over tokens, mean over prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from crestline.formulas.kl import entropy, kl_exact
+from crestline.models.policy import logits_before
+from crestline.models.reward import RewardModel
+from crestline.models.sampler import PolicySampler
+from crestline.training.batches import attention, padded, row_slices
+from crestline.types import Completion, PromptText
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint answered, row by row, and the summary that the watch reads."""
+
+    rows: dict[str, list[Any]]
+    summary: dict[str, float]
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Any,
+    reference: Any,
+    sampler: PolicySampler,
+    reward_model: RewardModel,
+    prompts: Sequence[PromptText],
+    seeds: Sequence[int],
+    *,
+    micro_batch_size: int,
+) -> Evaluation:
+    """Answer the held-out prompts and measure distance and score. KL in nats, scores calibrated to [0, 1]."""
+    completions = sampler.sample(prompts, seeds)
+    encoded = sampler.encode(prompts)
+    kl_N, entropy_N = exact_kl(policy, reference, encoded, completions, micro_batch_size)
+    raw = reward_model.score(prompts, [completion.text for completion in completions])
+    calibrated = [reward_model.calibration.score(value) for value in raw]
+    lengths = [len(completion.tokens) for completion in completions]
+    rows: dict[str, list[Any]] = {
+        "prompt_index": list(range(len(prompts))),
+        "completion": [completion.text for completion in completions],
+        "score": raw,
+        "calibrated": calibrated,
+        "kl": kl_N,
+        "num_tokens": lengths,
+        "stop": [completion.stop for completion in completions],
+    }
+    kl = max(0.0, float(np.mean(kl_N)))
+    summary = {
+        "distance": kl**0.5,
+        "kl": kl,
+        "proxy": float(np.mean(calibrated)),
+        "proxy_standard_error": float(np.std(calibrated, ddof=1) / len(calibrated) ** 0.5),
+        "raw_score": float(np.mean(raw)),
+        "entropy": float(np.sum(entropy_N) / np.sum(lengths)),
+        "mean_length": float(np.mean(lengths)),
+        "distinct_2": distinct_2([completion.text for completion in completions]),
+        "end_fraction": float(np.mean([completion.stop == "end" for completion in completions])),
+        "num_prompts": len(prompts),
+    }
+    return Evaluation(rows, summary)
+
+
+@torch.no_grad()
+def exact_kl(
+    policy: Any,
+    reference: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Completion],
+    micro_batch_size: int,
+) -> tuple[list[float], list[float]]:
+    """KL(policy‖reference) and entropy of each completion, nats summed over its tokens, from full distributions."""
+    policy.eval()
+    device = next(policy.parameters()).device
+    kl_N: list[float] = []
+    entropy_N: list[float] = []
+    for part in row_slices(len(prompts), micro_batch_size):
+        rows = [
+            [*prompt, *completion.tokens]
+            for prompt, completion in zip(prompts[part], completions[part], strict=True)
+        ]
+        tokens_NT, lengths_N = padded(rows)
+        first_N = torch.tensor([len(prompt) for prompt in prompts[part]])
+        place_NT = torch.arange(tokens_NT.shape[1])[None]
+        sampled_NT = (place_NT >= first_N[:, None]) & (place_NT < lengths_N[:, None])
+        seen_NT = attention(lengths_N, tokens_NT.shape[1]).to(device)
+        tokens_NT, sampled_NT = tokens_NT.to(device), sampled_NT.to(device)
+        policy_SV = logits_before(policy, tokens_NT, seen_NT, sampled_NT)
+        reference_SV = logits_before(reference, tokens_NT, seen_NT, sampled_NT)
+        for values_S, found in (
+            (kl_exact(policy_SV, reference_SV), kl_N),
+            (entropy(policy_SV), entropy_N),
+        ):
+            values_NT = torch.zeros(sampled_NT.shape, device=device).masked_scatter(
+                sampled_NT, values_S
+            )
+            found += values_NT.sum(1).tolist()
+    return kl_N, entropy_N
+
+
+def distinct_2(texts: Sequence[str]) -> float:
+    """Share of different word pairs among all word pairs of the texts, pooled; 0 if there are none.
+
+    >>> distinct_2(["the the the"])
+    0.5
+    """
+    pairs = [pair for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)]
+    return len(set(pairs)) / len(pairs) if pairs else 0.0

@@ -1,0 +1,53 @@
+"""What every training verb does first and last: open the run folder, write model/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from crestline.models.load import save_model
+from crestline.runs.checkpoints import new_folder
+from crestline.runs.files import writing
+from crestline.runs.folder import RunFolder
+
+
+@contextmanager
+def open_stage(output_dir: str, config: dict[str, Any], what: str) -> Iterator[RunFolder]:
+    """The run folder of a verb, locked while it works; resumes if the config is the same."""
+    folder = RunFolder(Path(output_dir))
+    folder.open_or_create({"verb": what, **config}, what=what)
+    try:
+        yield folder
+    finally:
+        folder.close()
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as plain values; a member of a union carries its type's name."""
+    values = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            plain = asdict(value)
+            if field.name == "algorithm":
+                plain = {"name": type(value).__name__.lower(), **plain}
+            values[field.name] = plain
+        else:
+            values[field.name] = value
+    return values
+
+
+def finished(folder: RunFolder) -> bool:
+    """Whether the verb wrote its model already."""
+    return (folder.path / "model" / "config.json").exists()
+
+
+def ship_final(folder: RunFolder, model: Any, tokenizer: Any) -> Path:
+    """Write model/ whole or not at all and return it."""
+    path = folder.path / "model"
+    with new_folder(path) as temporary, writing(path):
+        save_model(model.eval(), tokenizer, temporary)
+    return path

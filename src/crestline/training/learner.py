@@ -1,0 +1,109 @@
+"""Owns a model and its optimiser: the only code that steps weights.
+
+Knows nothing of stages: a batch and a loss come in, metrics come out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crestline.training.batches import Batch, Mean
+from crestline.training.configs import Optimization
+from crestline.types import Paused
+
+Loss = Callable[[Any, Any], tuple[Tensor, dict[str, Mean]]]
+"""(model, part of a batch) -> (sum already divided by the update's denominators, metrics)."""
+
+
+def learning_rate(config: Optimization, update: int, num_updates: int) -> float:
+    """Learning rate of an update, counted from 1: linear warm-up, then the schedule, towards 0 at the end.
+
+    >>> learning_rate(Optimization(learning_rate=1.0, warmup_ratio=0.0, lr_scheduler_type="linear"), 1, 10)
+    1.0
+    """
+    warmup = round(config.warmup_ratio * num_updates)
+    if update <= warmup:
+        return config.learning_rate * update / warmup
+    done = (update - 1 - warmup) / max(1, num_updates - warmup)
+    if config.lr_scheduler_type == "linear":
+        return config.learning_rate * (1 - done)
+    if config.lr_scheduler_type == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate
+
+
+def has_fast_bfloat16(device_type: str) -> bool:
+    """Whether the processor multiplies bfloat16 matrices natively (AMX, AVX512-BF16 or a GPU that has it)."""
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device_type == "cpu" and bool(
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
+
+
+class Learner:
+    """A model with AdamW; `update` makes one step from one batch, in micro-batches."""
+
+    def __init__(self, model: Any, config: Optimization, num_updates: int) -> None:
+        self.model, self.config, self.num_updates = model, config, num_updates
+        self.device_type = next(model.parameters()).device.type
+        self.bfloat16 = config.dtype == "bfloat16" or (
+            config.dtype == "auto" and has_fast_bfloat16(self.device_type)
+        )
+        self.named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            [parameter for _, parameter in self.named],
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=config.weight_decay,
+        )
+
+    def update(self, batch: Batch, loss: Loss, update: int) -> dict[str, float]:
+        """One optimiser step. Raises Paused, with the weights untouched, if loss or gradient is not finite."""
+        self.model.train()
+        sums: dict[str, Mean] = {}
+        total = 0.0
+        for part in batch.parts(self.config.micro_batch_size):
+            with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bfloat16):
+                value, metrics = loss(self.model, part)
+            value.backward()  # type: ignore[no-untyped-call]
+            total += float(value.detach())
+            for name, mean in metrics.items():
+                sums[name] = sums[name] + mean if name in sums else mean
+        norm = float(
+            torch.nn.utils.clip_grad_norm_([p for _, p in self.named], self.config.max_grad_norm)
+        )
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise Paused(
+                f"update {update}: loss {total} with gradient norm {norm} is not finite; "
+                "the last checkpoint is good: lower --learning_rate and start again from it"
+            )
+        rate = learning_rate(self.config, update, self.num_updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        means = {name: mean.value for name, mean in sums.items()}
+        return {"loss": total, **means, "grad_norm": norm, "learning_rate": rate}
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's tensors by parameter name; the weights travel as the model's own folder."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.named:
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
+        return tensors
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up `state()` of a learner of the same model."""
+        for name, parameter in self.named:
+            self.optimizer.state[parameter] = {
+                key: tensors[f"{key}.{name}"].to(parameter.device if key != "step" else "cpu")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
