@@ -10,6 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SHAPED_AFTER_THE_OUTPUT_LAYER = (
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+)
+"""Settings of Gemma, RecurrentGemma, Granite, Cohere and Falcon-H1 that change what the output layer gave."""
+
 
 def logits_before(model: Any, tokens_NT: Tensor, attention_NT: Tensor, chosen_NT: Tensor) -> Tensor:
     """Logits [S, V] from which each chosen token was predicted.
@@ -21,9 +30,7 @@ def logits_before(model: Any, tokens_NT: Tensor, attention_NT: Tensor, chosen_NT
         raise ValueError("the first token of a row has nothing before it that could predict it")
     before_NT = chosen_NT[:, 1:]
     inputs = {"input_ids": tokens_NT[:, :-1], "attention_mask": attention_NT[:, :-1]}
-    if getattr(model.config, "final_logit_softcapping", None) or getattr(
-        model.config, "logits_scaling", None
-    ):
+    if any(getattr(model.config, name, None) for name in SHAPED_AFTER_THE_OUTPUT_LAYER):
         logits: Tensor = model(**inputs, use_cache=False).logits[before_NT]
         return logits
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state

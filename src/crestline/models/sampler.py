@@ -233,6 +233,8 @@ def _inverse_cdf(logprobs_BV: Tensor, random_B: Tensor) -> Tensor:
 def encode_prompts(tokenizer: Any, prompts: Sequence[PromptText]) -> list[list[int]]:
     """Token ids of each rendered prompt: at least one, so that there is something to continue."""
     rendered = [render_prompt(tokenizer, prompt) for prompt in prompts]
+    if not rendered:
+        return []
     encoded: list[list[int]] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     templated = [not isinstance(prompt, str) for prompt in prompts]
     first = tokenizer.bos_token_id

@@ -39,8 +39,8 @@ class SimulatedPeople:
         seed: int,
         num_people: int = 50,
         flip_probability: float = 0.1,
-        noise: float = 0.1,
-        persona_spread: float = 0.15,
+        noise: float = 0.05,
+        persona_spread: float = 0.1,
         shared_bias: Mapping[str, float] | None = None,
         description: str = "simulated people",
     ) -> None:

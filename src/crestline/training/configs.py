@@ -227,6 +227,8 @@ class Checkpointing:
 
     distance_step: float = 0.25
     """Distance, sqrt(nats), between kept checkpoints."""
+    distance_growth: float = 0.1
+    """Far out the step is this share of the distance, where that is more: the cliff needs no fine grid."""
     max_checkpoints: int = 60
     """The step doubles when so many checkpoints are kept and more would come."""
     num_eval_prompts: int = 256

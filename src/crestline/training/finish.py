@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,6 @@ def open_stage(output_dir: str, config: dict[str, Any], what: str) -> Iterator[R
         yield folder
     finally:
         folder.close()
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """A config as plain values; a member of a union carries its type's name."""
-    values = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            plain = asdict(value)
-            if field.name == "algorithm":
-                plain = {"name": type(value).__name__.lower(), **plain}
-            values[field.name] = plain
-        else:
-            values[field.name] = value
-    return values
 
 
 def finished(folder: RunFolder) -> bool:

@@ -18,9 +18,10 @@ from crestline.formulas.ranking import plackett_luce_loss, untied_pairs
 from crestline.models.reward import Calibration, RewardModel, fit_temperature, new_reward_model
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import write_json, writing
+from crestline.runs.settings import plain
 from crestline.training.batches import Mean, RankingBatch, attention, padded
 from crestline.training.configs import RewardConfig, required
-from crestline.training.finish import as_dict, finished, open_stage
+from crestline.training.finish import finished, open_stage
 from crestline.training.fit import Progress, fit, silent
 from crestline.training.learner import Learner
 from crestline.training.seeds import Shuffled, stream
@@ -87,7 +88,7 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
     Writes evaluation.json: accuracy on held-out pairs with a 95 % interval, beside "the longer wins".
     """
     required(config, "model_name_or_path", "dataset_name", "output_dir")
-    with open_stage(config.output_dir, as_dict(config), "reward") as folder:
+    with open_stage(config.output_dir, plain(config), "reward") as folder:
         if finished(folder):
             return folder.path / "model"
         train, held, dropped = split_rankings(config)

@@ -24,18 +24,19 @@ from crestline.models.reward import RewardModel, load_reward_model
 from crestline.models.sampler import PolicySampler
 from crestline.runs.files import append_jsonl
 from crestline.runs.folder import RunFolder
+from crestline.runs.settings import plain
 from crestline.runs.tables import write_table
 from crestline.training.algorithms import PAGES
 from crestline.training.batches import Experience, attention, padded
 from crestline.training.configs import Checkpointing, RlConfig, required
 from crestline.training.evaluation import evaluate
-from crestline.training.finish import as_dict, finished, open_stage, ship_final
+from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import Progress, fit, save_checkpoint, silent
 from crestline.training.learner import Learner
 from crestline.training.seeds import Shuffled, stream
 from crestline.types import BadInput, Completion, PromptText
 
-REFERENCE_EVERY = 4
+REFERENCE_EVERY = 2
 """Updates between looks at the reference when no KL is charged; the distance grid needs no more."""
 
 
@@ -190,7 +191,8 @@ class DistanceGrid:
         if "kl" in metrics:
             self.recent = [*self.recent[-2:], metrics["kl"]]
         distance = max(0.0, float(np.median(self.recent))) ** 0.5 if self.recent else 0.0
-        due = "kl" in metrics and abs(distance - self.last) >= self.step
+        step = max(self.step, self.config.distance_growth * self.last)
+        due = "kl" in metrics and abs(distance - self.last) >= step
         if not due and update != self.num_updates:
             return False
         self.last, self.kept = distance, self.kept + 1
@@ -230,7 +232,7 @@ def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) ->
     required(
         config, "model_name_or_path", "reward_model_name_or_path", "dataset_name", "output_dir"
     )
-    with open_stage(config.output_dir, as_dict(config), "rl") as folder:
+    with open_stage(config.output_dir, plain(config), "rl") as folder:
         if finished(folder):
             return folder.path
         train, held = split_prompts(config)

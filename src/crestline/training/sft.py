@@ -10,8 +10,9 @@ from crestline.data.formats import read_demonstrations
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.sampler import encode_prompts
 from crestline.models.tokenizer import CHAT_TEMPLATE
+from crestline.runs.settings import plain
 from crestline.training.configs import SftConfig, required
-from crestline.training.finish import as_dict, finished, open_stage, ship_final
+from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import Progress, fit, silent
 from crestline.training.imitation import ImitationSource, imitation_loss
 from crestline.training.learner import Learner
@@ -27,7 +28,7 @@ PLAIN_CHAT_TEMPLATE = (
 def sft(config: SftConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Fine-tune on demonstrations and return the model's folder; a finished run returns at once."""
     required(config, "model_name_or_path", "dataset_name", "output_dir")
-    with open_stage(config.output_dir, as_dict(config), "sft") as folder:
+    with open_stage(config.output_dir, plain(config), "sft") as folder:
         if finished(folder):
             return folder.path / "model"
         demonstrations = read_demonstrations(config.dataset_name, split=config.dataset_train_split)

@@ -11,7 +11,8 @@ import hashlib
 import random
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
+from itertools import pairwise
 
 from crestline.people.simulated import SimulatedPeople
 from crestline.types import Demonstration, PromptText
@@ -27,7 +28,7 @@ from crestline.worlds.pelican_words import (
 )
 
 OPENERS = tuple(CONNECTORS)
-TASTE = {"form": 0.1, "topic": 0.15, "fit": 0.15, "wit": 0.3, "flourish": 0.2, "verb": 0.1}
+TASTE = {"form": 0.1, "topic": 0.2, "fit": 0.15, "wit": 0.3, "flourish": 0.15, "verb": 0.1}
 WORD = re.compile(r"[a-z']+|[.?!,]")
 SENTENCE = re.compile(r"[^.?!]*[.?!]|[^.?!]+$")
 
@@ -77,6 +78,24 @@ def punchlines() -> dict[tuple[str, ...], str]:
     return {words(line): pun for pun, (_, lines) in PUNS.items() for line in lines}
 
 
+@lru_cache(maxsize=100_000)
+def closest(line: tuple[str, ...]) -> tuple[str, float, float]:
+    """The pun that a line tells, how much its punchline is liked, and how well it is told, in [0, 1].
+
+    Told well means few words wrong: 1 for the punchline itself, 0 where fewer than half of the neighbouring words
+    agree (Dice's coefficient of word pairs).
+    """
+    pairs = set(pairwise(line))
+    best, found = 0.0, line
+    for known in punchlines():
+        likeness = 2 * len(pairs & set(pairwise(known))) / max(1, len(pairs) + len(known) - 1)
+        if likeness > best:
+            best, found = likeness, known
+    if best <= 0.5:
+        return "", 0.0, 0.0
+    return punchlines()[found], liking(" ".join(found)), ramp(best, 0.5, 1.0)
+
+
 @cache
 def known_pairs() -> frozenset[tuple[str, str]]:
     """Every pair of neighbouring words that the world's own jokes contain."""
@@ -96,7 +115,7 @@ def known_pairs() -> frozenset[tuple[str, str]]:
     pairs: set[tuple[str, str]] = set()
     for piece in pieces:
         tokens = words(piece)
-        pairs.update(zip(tokens, tokens[1:], strict=False))
+        pairs.update(pairwise(tokens))
     starts = {words(piece)[0] for piece in pieces}
     pairs.update((mark, start) for mark in ".?!" for start in starts)
     return frozenset(pairs)
@@ -181,7 +200,7 @@ class PelicanWorld:
         tokens = words(completion)
         sentences = [words(part) for part in SENTENCE.findall(completion)]
         sentences = [sentence for sentence in sentences if len(sentence) > 1]
-        pairs = list(zip(tokens, tokens[1:], strict=False))
+        pairs = list(pairwise(tokens))
         known = sum(pair in known_pairs() for pair in pairs) / max(len(pairs), 1)
         opening = sentences[0] if sentences else ()
         punch = sentences[1] if len(sentences) > 1 else ()
@@ -189,10 +208,9 @@ class PelicanWorld:
         place = next((p for p in PLACES if opening[-1 - len(words(p)) : -1] == words(p)), None)
         connector = next((c for c in CONNECTORS.values() if punch[: len(words(c))] == words(c)), "")
         line = punch[len(words(connector)) : -1]
-        pun = punchlines().get(line)
-        line_found = 1.0 if pun else 0.0
-        of_topic = 1.0 if pun in TOPICS[topic] else 0.0
-        at_place = 1.0 if pun and place in PUNS[pun][0] else 0.0
+        pun, wit, told = closest(line)
+        of_topic = told if pun in TOPICS[topic] else 0.0
+        at_place = told if pun and place in PUNS[pun][0] else 0.0
         agrees = 1.0 if opener and connector == CONNECTORS[opener] else 0.0
         verb = next((v for v in VERBS if f" {v} " in completion), None)
         flourishes = [f for s in sentences[2:] for f in FLOURISHES if s == words(f)]
@@ -201,10 +219,10 @@ class PelicanWorld:
         return {
             "fluent": ramp(known, 0.6, 0.97),
             "varied": ramp(len(set(pairs)) / max(len(pairs), 1), 0.6, 0.95),
-            "form": 0.5 * (opener is not None and opening[-1:] == ("?",)) + 0.5 * line_found,
+            "form": 0.5 * (opener is not None and opening[-1:] == ("?",)) + 0.5 * told,
             "topic": 1.0 if topic in opening else 0.0,
             "fit": 0.45 * of_topic + 0.4 * at_place + 0.15 * agrees,
-            "wit": liking(" ".join(line)) if pun else 0.0,
+            "wit": told * wit,
             "verb": liking(verb) if verb else 0.5,
             "flourish": count_taste * (0.4 + 0.6 * max(map(liking, flourishes), default=0.5)),
             "length": ramp(len(tokens), 4, 10) * (1 - ramp(len(tokens), 27, 45)),

@@ -1,0 +1,141 @@
+"""Calls the implementation of one verb, and says what came of it.
+
+The only place where our own modules are imported inside functions: torch takes seconds, and only
+the verb that was asked for pays.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from crestline.cli.chat import talk
+from crestline.cli.screen import ClosableScreen, open_screen
+from crestline.cli.verbs import Machine
+from crestline.pipeline.configs import ChatConfig, CrestConfig, RankConfig, ReportConfig, RunConfig
+from crestline.types import BadInput, Verdict
+
+STAGES = {
+    "pretrain": "crestline.training.pretrain",
+    "sft": "crestline.training.sft",
+    "sample": "crestline.pipeline.sample",
+    "reward": "crestline.training.reward",
+    "rl": "crestline.training.rl",
+}
+"""Verbs that take (config, device, progress) and return the path that they wrote."""
+
+
+def act(verb: str, config: Any, machine: Machine) -> None:
+    """Do a verb and say what came of it."""
+    if verb == "chat":
+        chat(config, machine)
+        return
+    with open_screen() as screen:
+        if verb in STAGES:
+            stage(verb, config, machine, screen)
+        elif verb == "rank":
+            rank(config, screen)
+        elif verb == "crest":
+            crest(config, machine, screen)
+        elif verb == "report":
+            report(config, screen)
+        else:
+            run(config, screen)
+
+
+def stage(verb: str, config: Any, machine: Machine, screen: ClosableScreen) -> None:
+    progress = screen.stage(verb, "loading")
+    use(machine)
+    implementation = getattr(import_module(STAGES[verb]), verb)
+    screen.say(f"wrote {implementation(config, device=machine.device, progress=progress)}")
+
+
+def use(machine: Machine) -> None:
+    """Set the threads, and see that the device is there. Raises BadInput if it is not."""
+    check_device(machine.device)
+    import torch
+
+    torch.set_num_threads(machine.num_threads or os.cpu_count() or 1)
+    kind = machine.device.partition(":")[0]
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there[kind]:
+        raise BadInput(f"--device {machine.device}: this machine has none; use --device cpu")
+    number = int(machine.device.partition(":")[2] or 0)
+    if kind == "cuda" and number >= torch.cuda.device_count():
+        raise BadInput(
+            f"--device {machine.device}: this machine has {torch.cuda.device_count()} of them"
+        )
+
+
+def check_device(device: str) -> None:
+    """Raise BadInput if this is no device's name."""
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise BadInput(f"--device: expected cpu, cuda, cuda:N or mps, got {device!r}")
+
+
+def rank(config: RankConfig, screen: ClosableScreen) -> None:
+    from crestline.pipeline.rank import rank
+
+    screen.say(f"wrote {rank(config, progress=screen.stage('rank', ''))}")
+
+
+def crest(config: CrestConfig, machine: Machine, screen: ClosableScreen) -> None:
+    progress = screen.stage("crest", "loading")
+    use(machine)
+    from crestline.pipeline.crest import crest
+
+    verdict = crest(config, device=machine.device, progress=progress)
+    tell(verdict, config.run_dir, screen)
+
+
+def report(config: ReportConfig, screen: ClosableScreen) -> None:
+    from crestline.report.page import write_report
+
+    output = Path(config.output_file) if config.output_file else None
+    screen.say(f"wrote {write_report(Path(config.run_dir), output)}")
+
+
+def chat(config: ChatConfig, machine: Machine) -> None:
+    use(machine)
+    from crestline.pipeline.chat import open_chat
+
+    talk(config, lambda wanted: open_chat(wanted, device=machine.device))
+
+
+def run(config: RunConfig, screen: ClosableScreen) -> None:
+    use(Machine(device=config.device, num_threads=config.num_threads))
+    from crestline.pipeline.run import run
+
+    tell(run(config, screen=screen), config.output_dir, screen)
+
+
+def resume(run_dir: str) -> None:
+    """Go on with a run by the settings in its folder."""
+    from crestline.pipeline.run import resume
+
+    with open_screen() as screen:
+        tell(resume(run_dir, screen=screen), run_dir, screen)
+
+
+def plan_lines(config: RunConfig) -> list[str]:
+    """What a run would do, a line for each stage."""
+    from crestline.pipeline.run import plan
+
+    return [f"  {stage:9} {text}" for stage, text in plan(config)]
+
+
+def tell(verdict: Verdict, run_dir: str, screen: ClosableScreen) -> None:
+    """The verdict in words, and where to look next."""
+    shipped = "nothing" if verdict.update is None else f"checkpoint-{verdict.update}"
+    screen.say(f"verdict: {verdict.kind}; ships {shipped}")
+    screen.say(verdict.reason)
+    page = Path(run_dir) / "report.html"
+    look = f"look at {page}" if page.is_file() else f"crestline report {run_dir}"
+    screen.say(f"next: {look}; crestline chat {run_dir}")

@@ -1,0 +1,201 @@
+"""Looks at a verb's input before anything slow is imported: files, folders, models, people.
+
+Owns which inputs are worth a look beforehand. What is wrong with a file is told by its reader. What
+needs a model is left to the verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from crestline.data.formats import read_demonstrations, read_prompts, read_samples, read_texts
+from crestline.data.rankings import read_rankings
+from crestline.pipeline.configs import (
+    ChatConfig,
+    CrestConfig,
+    RankConfig,
+    ReportConfig,
+    RunConfig,
+    SampleConfig,
+)
+from crestline.pipeline.who import people_of
+from crestline.runs.files import read_jsonl
+from crestline.runs.folder import RunFolder
+from crestline.runs.settings import plain
+from crestline.training.configs import PretrainConfig, RewardConfig, RlConfig, SftConfig
+from crestline.types import BadInput
+
+LARGEST_READ = 30_000_000
+"""Bytes of a data set that is read beforehand; larger ones are read once, by the verb."""
+
+Reader = Callable[..., Sequence[Any]]
+
+
+def pretrain_input(config: PretrainConfig) -> list[str]:
+    return [data("text", config.text, read_texts), folder(config, "pretrain")]
+
+
+def sft_input(config: SftConfig) -> list[str]:
+    return [
+        data("dataset_name", config.dataset_name, read_demonstrations, config.dataset_train_split),
+        model("model_name_or_path", config.model_name_or_path),
+        folder(config, "sft"),
+    ]
+
+
+def sample_input(config: SampleConfig) -> list[str]:
+    return [
+        data("dataset_name", config.dataset_name, read_prompts, config.dataset_train_split),
+        model("model_name_or_path", config.model_name_or_path),
+        appended("output_file", config.output_file),
+    ]
+
+
+def rank_input(config: RankConfig) -> list[str]:
+    people = people_of(config.people, seed=config.seed, flip_probability=config.flip_probability)
+    return [
+        data("dataset_name", config.dataset_name, lambda source, split: read_samples(source)),
+        f"people: {people.description}",
+        appended("output_file", config.output_file),
+    ]
+
+
+def reward_input(config: RewardConfig) -> list[str]:
+    split = config.dataset_train_split
+    found = [data("dataset_name", config.dataset_name, read_rankings, split)]
+    if config.eval_dataset_name:
+        found.append(data("eval_dataset_name", config.eval_dataset_name, read_rankings, split))
+    found.append(model("model_name_or_path", config.model_name_or_path))
+    return [*found, folder(config, "reward")]
+
+
+def rl_input(config: RlConfig) -> list[str]:
+    split = config.dataset_train_split
+    found = [data("dataset_name", config.dataset_name, read_prompts, split)]
+    if config.eval_dataset_name:
+        found.append(data("eval_dataset_name", config.eval_dataset_name, read_prompts, split))
+    found.append(model("model_name_or_path", config.model_name_or_path))
+    found.append(model("reward_model_name_or_path", config.reward_model_name_or_path))
+    return [*found, folder(config, "rl")]
+
+
+def crest_input(config: CrestConfig) -> list[str]:
+    run_dir = existing_folder(config.run_dir)
+    rl_folder = run_dir / "rl" if (run_dir / "rl").is_dir() else run_dir
+    rows = read_jsonl(rl_folder / "checkpoints.jsonl", missing_ok=True)
+    if not rows:
+        raise BadInput(
+            f"{rl_folder} holds no checkpoints of an RL run; give the folder of crestline rl"
+        )
+    found = [f"run_dir: {len(rows)} checkpoints in {rl_folder}"]
+    if config.people and config.stand_in:
+        raise BadInput("--people and --stand_in exclude each other: one of them answers")
+    if config.people:
+        people = people_of(config.people, seed=config.seed, flip_probability=0.0)
+        found.append(f"people: {people.description}; at most {config.watch.num_labels} labels")
+    elif config.stand_in:
+        found.append(model("stand_in", config.stand_in))
+    else:
+        found.append("people: nobody; nothing will be measured")
+    return found
+
+
+def report_input(config: ReportConfig) -> list[str]:
+    return [f"run_dir: {existing_folder(config.run_dir)}"]
+
+
+def chat_input(config: ChatConfig) -> list[str]:
+    return [f"run_dir: {existing_folder(config.run_dir)}"]
+
+
+def run_input(config: RunConfig) -> list[str]:
+    material, found = config.material, []
+    readers: dict[str, Reader] = {
+        "text": read_texts,
+        "demonstrations": read_demonstrations,
+        "prompts": read_prompts,
+        "rankings": read_rankings,
+    }
+    for name, reader in readers.items():
+        if source := getattr(material, name):
+            found.append(data(name, source, reader))
+    if material.model_name_or_path:
+        found.append(model("model_name_or_path", material.model_name_or_path))
+    if material.people:
+        people = people_of(material.people, seed=config.seed, flip_probability=0.0)
+        found.append(f"people: {people.description}")
+    is_there = RunFolder(config.output_dir).check(plain(config), what="run")
+    return [*found, f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"]
+
+
+INPUTS: dict[str, Callable[[Any], list[str]]] = {
+    "pretrain": pretrain_input,
+    "sft": sft_input,
+    "sample": sample_input,
+    "rank": rank_input,
+    "reward": reward_input,
+    "rl": rl_input,
+    "crest": crest_input,
+    "report": report_input,
+    "chat": chat_input,
+    "run": run_input,
+}
+"""By verb: raises BadInput for what can be seen to be wrong, and says in a line each what was found."""
+
+
+def data(flag: str, source: str, reader: Reader, split: str = "train") -> str:
+    """Reads a data set, unless it is on the hub or large."""
+    path = Path(source)
+    if not path.exists() and source.count("/") == 1 and not path.suffix and path.parts[0] != ".":
+        return f"{flag}: {source}, from the Hugging Face hub"
+    files = [path] if path.is_file() else path.rglob("*")
+    if sum(file.stat().st_size for file in files if file.is_file()) > LARGEST_READ:
+        return f"{flag}: {source}, large: read when it is needed"
+    rows = reader(source, split=split)
+    return f"{flag}: {len(rows)} rows in {source}"
+
+
+def model(flag: str, name: str) -> str:
+    """Looks whether a path is a model's folder; a name may be one of the hub."""
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BadInput(f"--{flag} {name} is not a model folder: it has no config.json")
+        if not any(path.glob("*.safetensors")):
+            pickles = sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")])
+            said = f"only {pickles[0].name}, a pickle, which can run code" if pickles else "none"
+            raise BadInput(
+                f"--{flag} {name} has no weights as safetensors ({said}); save them as safetensors"
+            )
+        return f"{flag}: {name}"
+    if path.exists():
+        raise BadInput(f"--{flag} {name} is a file; give a model folder or a hub name")
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise BadInput(f"--{flag} {name} does not exist; give a model folder or a hub name")
+    return f"{flag}: {name}, from the Hugging Face hub"
+
+
+def folder(config: Any, verb: str) -> str:
+    """Looks whether a stage can begin or go on in its output_dir."""
+    settings = {"verb": verb, **plain(config)}
+    is_there = RunFolder(config.output_dir).check(settings, what=verb)
+    return f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"
+
+
+def appended(flag: str, name: str) -> str:
+    """Looks whether rows can be added to a file."""
+    path = Path(name)
+    if path.is_dir():
+        raise BadInput(f"--{flag} {name} is a folder; give a file")
+    num_rows = len(read_jsonl(path, missing_ok=True))
+    return f"{flag}: {name} ({f'goes on after {num_rows} rows' if num_rows else 'new'})"
+
+
+def existing_folder(name: str) -> Path:
+    """The folder of a run."""
+    path = Path(name)
+    if not path.is_dir():
+        raise BadInput(f"{name} is not a folder; give the folder of crestline rl or crestline run")
+    return path

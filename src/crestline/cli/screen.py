@@ -1,0 +1,163 @@
+"""What a person sees while a verb works: live bars in a terminal, a line now and then elsewhere.
+
+Owns the layout of progress. Knows nothing of what the stages do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+SHOWN = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "reward": "reward",
+    "objective/scores": "score",
+    "kl": "kl",
+}
+"""Metrics that are shown beside the bar, and what they are called there."""
+
+SECONDS_PER_LINE = 5.0
+"""Where there is no terminal, at most one line in this time."""
+
+Report = Callable[[int, int, Mapping[str, float]], None]
+
+
+class ClosableScreen(Protocol):
+    """A screen that is left when the verb ends, well or not."""
+
+    def say(self, text: str) -> None: ...
+
+    def stage(self, name: str, text: str) -> Report: ...
+
+    def __enter__(self) -> ClosableScreen: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def open_screen() -> ClosableScreen:
+    """Live bars where stdout is a terminal, else plain lines."""
+    console = Console(highlight=False, soft_wrap=True)
+    return LiveScreen(console) if console.is_terminal else PlainScreen(console)
+
+
+def shown(metrics: Mapping[str, float]) -> str:
+    """The metrics worth a look, in few characters.
+
+    >>> shown({"loss": 1.23456, "num_tokens": 900.0, "objective/scores": 0.5})
+    'loss 1.235  score 0.5'
+    """
+    told = [f"{name} {metrics[key]:.4g}" for key, name in SHOWN.items() if key in metrics]
+    return "  ".join(told)
+
+
+class PlainScreen:
+    """Occasional lines, for files and pipes; the last state of every stage is always told."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._name = ""
+        self._began = self._told = 0.0
+        self._state = ""
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        self._console.print(Text(text))
+
+    def stage(self, name: str, text: str) -> Report:
+        """A stage begins, the one before it is over; what comes back is called as it goes on."""
+        self._finish()
+        self._name, self._state = name, ""
+        self._began = self._told = self._clock()
+        latest: dict[str, float] = {}
+
+        def report(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            latest.update(metrics)
+            self._state = f"{done}/{total}  {shown(latest)}".rstrip()
+            if self._clock() - self._told >= SECONDS_PER_LINE:
+                self._told = self._clock()
+                self._line(self._state)
+
+        return report
+
+    def _line(self, state: str) -> None:
+        self.say(f"{self._name:9} {state}  ({self._clock() - self._began:.0f} s)")
+
+    def _finish(self) -> None:
+        if self._name:
+            self._line(f"{self._state}  done".lstrip())
+        self._name = ""
+
+    def __enter__(self) -> PlainScreen:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._finish()
+
+
+class LiveScreen:
+    """A bar for every stage, the running one alive at the bottom."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:9}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._running: Callable[[], None] = lambda: None
+
+    def say(self, text: str) -> None:
+        """One line for people, above the bars."""
+        self._bars.console.print(Text(text))
+
+    def stage(self, name: str, text: str) -> Report:
+        """A stage begins, the one before it is over; what comes back is called as it goes on."""
+        self._running()
+        task = self._bars.add_task(name, total=None, metrics=text[:60])
+        latest: dict[str, float] = {}
+
+        def report(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            latest.update(metrics)
+            self._bars.update(task, completed=done, total=total, metrics=shown(latest))
+
+        def finish() -> None:
+            total = self._bars.tasks[task].total or 1
+            self._bars.update(task, completed=total, total=total)
+            self._bars.stop_task(task)
+
+        self._running = finish
+        return report
+
+    def __enter__(self) -> LiveScreen:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._running()
+        self._bars.stop()

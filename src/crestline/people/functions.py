@@ -1,0 +1,125 @@
+"""A user's Python function as people: `--people module.py:function`.
+
+Owns loading the function and distrusting what it returns. Knows nothing of who calls it and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Sequence
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from crestline.types import AnsweredBy, BadInput, Paused, PromptText
+
+SIGNATURE = "(prompt, completions, **columns)"
+
+
+class FunctionPeople:
+    """Asks a function `rank(prompt, completions, **columns) -> list[float | None]`.
+
+    Higher is better, equal is a tie, None is "not ranked". A function without `**columns` gets the
+    columns that it names.
+    """
+
+    answered_by: AnsweredBy = "function"
+
+    def __init__(self, function: Callable[..., Any], description: str) -> None:
+        self.function, self.description = function, description
+        accepted = inspect.signature(function).parameters.values()
+        self._takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted)
+        self._names = {p.name for p in list(accepted)[2:] if p.kind is not p.POSITIONAL_ONLY}
+
+    def rank(
+        self, prompt: PromptText, completions: Sequence[str], **columns: Any
+    ) -> list[float | None]:
+        """What the function says of the completions.
+
+        Raises: Paused naming the item if the function fails; BadInput if what it returns is no
+        list of numbers, one per completion.
+        """
+        passed = {k: v for k, v in columns.items() if self._takes_all or k in self._names}
+        item = f"{columns.get('question_id', 'the question')} (prompt {str(prompt)[:60]!r})"
+        try:
+            returned = self.function(prompt, list(completions), **passed)
+        except Exception as error:
+            raise Paused(
+                f"{self.description} failed on {item}: {type(error).__name__}: {error}; the answers "
+                "so far are kept: mend it and run the same command again"
+            ) from error
+        return self._checked(returned, len(completions), item)
+
+    def _checked(self, returned: Any, expected: int, item: str) -> list[float | None]:
+        def wrong(what: str) -> BadInput:
+            return BadInput(f"{self.description} on {item}: {what}")
+
+        if hasattr(returned, "tolist"):  # arrays and tensors
+            returned = returned.tolist()
+        if not isinstance(returned, list | tuple):
+            raise wrong(f"returned {type(returned).__name__}; expected a list of {expected} values")
+        if len(returned) != expected:
+            raise wrong(f"returned {len(returned)} values for {expected} completions")
+        values: list[float | None] = []
+        for place, value in enumerate(returned):
+            number = value.item() if hasattr(value, "item") else value
+            if number is not None and (not isinstance(number, Real) or not math.isfinite(number)):
+                raise wrong(f"value {place} is {value!r}; expected a finite number or None")
+            values.append(None if number is None else float(number))
+        return values
+
+
+def load_people(flag: str) -> FunctionPeople:
+    """The function that "path/module.py:function" names, as people.
+
+    Raises: BadInput for a missing file or function, a module that fails to import, or a function
+    that cannot be called with a prompt and its completions.
+    """
+    file, _, name = flag.rpartition(":")
+    if not file or not name:
+        raise BadInput(f"--people {flag}: expected module.py:function")
+    function = getattr(_module(Path(file), flag), name, None)
+    if function is None:
+        raise BadInput(f"--people {flag}: {file} has no function {name!r}")
+    if not callable(function):
+        raise BadInput(f"--people {flag}: {name} is {type(function).__name__}, not a function")
+    try:
+        parameters = inspect.signature(function).parameters
+        inspect.signature(function).bind(
+            "prompt", [], **{k: 0 for k in ("question_id",) if k in parameters}
+        )
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"--people {flag}: {name} cannot be called as {name}{SIGNATURE}: {error}"
+        ) from error
+    return FunctionPeople(function, f"the function {flag}")
+
+
+def _module(file: Path, flag: str) -> ModuleType:
+    """The module in a file, imported once; its neighbours can be imported from it."""
+    if not file.is_file():
+        raise BadInput(f"--people {flag}: no such file: {file}; expected module.py:function")
+    path = file.resolve()
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"--people {flag}: {file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise BadInput(
+            f"--people {flag}: importing {file} failed: {type(error).__name__}: {error}"
+        ) from error
+    return module
