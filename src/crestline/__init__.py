@@ -1,3 +1,103 @@
-"""Crestline: RLHF that knows when to stop."""
+"""Crestline: RLHF that knows when to stop.
+
+The public names below are imported when they are first used: `import crestline` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crestline.crest.watch import Watch, WatchConfig
+    from crestline.pipeline.configs import (
+        ChatConfig,
+        CrestConfig,
+        RankConfig,
+        ReportConfig,
+        RunConfig,
+        SampleConfig,
+    )
+    from crestline.pipeline.crest import crest as find_crest
+    from crestline.pipeline.rank import rank
+    from crestline.pipeline.run import run
+    from crestline.pipeline.sample import sample
+    from crestline.report.page import write_report
+    from crestline.training.configs import (
+        Grpo,
+        PretrainConfig,
+        RewardConfig,
+        RlConfig,
+        Rloo,
+        SftConfig,
+    )
+    from crestline.training.pretrain import pretrain
+    from crestline.training.reward import reward
+    from crestline.training.rl import rl
+    from crestline.training.sft import sft
 
 __version__ = "0.1.0"
+
+# `crestline.crest` is the package of the watch, so the verb crest is called find_crest here.
+_HOMES = {
+    "ChatConfig": "crestline.pipeline.configs",
+    "CrestConfig": "crestline.pipeline.configs",
+    "Grpo": "crestline.training.configs",
+    "PretrainConfig": "crestline.training.configs",
+    "RankConfig": "crestline.pipeline.configs",
+    "ReportConfig": "crestline.pipeline.configs",
+    "RewardConfig": "crestline.training.configs",
+    "RlConfig": "crestline.training.configs",
+    "Rloo": "crestline.training.configs",
+    "RunConfig": "crestline.pipeline.configs",
+    "SampleConfig": "crestline.pipeline.configs",
+    "SftConfig": "crestline.training.configs",
+    "Watch": "crestline.crest.watch",
+    "WatchConfig": "crestline.crest.watch",
+    "find_crest": "crestline.pipeline.crest:crest",
+    "pretrain": "crestline.training.pretrain",
+    "rank": "crestline.pipeline.rank",
+    "reward": "crestline.training.reward",
+    "rl": "crestline.training.rl",
+    "run": "crestline.pipeline.run",
+    "sample": "crestline.pipeline.sample",
+    "sft": "crestline.training.sft",
+    "write_report": "crestline.report.page",
+}
+
+__all__ = [
+    "ChatConfig",
+    "CrestConfig",
+    "Grpo",
+    "PretrainConfig",
+    "RankConfig",
+    "ReportConfig",
+    "RewardConfig",
+    "RlConfig",
+    "Rloo",
+    "RunConfig",
+    "SampleConfig",
+    "SftConfig",
+    "Watch",
+    "WatchConfig",
+    "find_crest",
+    "pretrain",
+    "rank",
+    "reward",
+    "rl",
+    "run",
+    "sample",
+    "sft",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crestline' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

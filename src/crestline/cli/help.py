@@ -50,10 +50,14 @@ def verb_help(verb: Verb, options: Sequence[Option]) -> str:
     usage = f" {verb.positional.upper()}" if verb.positional else ""
     lines = [f"usage: crestline {verb.name}{usage} [--flag value ...]", "", _capital(verb.summary)]
     shown = [option for option in options if not option.is_set_by_run]
+    told_at: dict[str, str] = {}
     for group, members in groupby(shown, key=lambda option: option.group):
         lines += ["", group]
         for option in members:
-            lines += _told(option, verb, width)
+            first = told_at.setdefault(option.help, option.flag)
+            is_told = first != option.flag and len(option.help) > 40
+            text = f"As --{first}." if is_told else option.help
+            lines += _told(option, text, verb, width)
     lines += ["", "examples"]
     for example in verb.examples:
         lines += textwrap.wrap(
@@ -67,9 +71,8 @@ def verb_help(verb: Verb, options: Sequence[Option]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(option: Option, verb: Verb, width: int) -> list[str]:
+def _told(option: Option, text: str, verb: Verb, width: int) -> list[str]:
     name = f"  --{option.flag} {option.value_name}".rstrip()
-    text = option.help
     if option.part == "settings" and option.path[0] in verb.required and not option.default:
         text += " Required."
     elif option.default != "" and option.default is not False:

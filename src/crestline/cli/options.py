@@ -76,7 +76,10 @@ def _walk(
             below = f"{prefix}{name}." if name in dotted else prefix
             heading = f"{name}: {first_sentence(type(value))}"
             if members_of(hint):
-                yield from _union(part, hint, value, (*path, name), prefix, helps.get(name, ""))
+                heading = group if prefix else name
+                yield from _union(
+                    part, hint, value, (*path, name), prefix, heading, helps.get(name, "")
+                )
             else:
                 group_below = heading if name in dotted or not prefix else group
                 yield from _walk(part, value, (*path, name), below, dotted, group_below)
@@ -95,7 +98,13 @@ def _walk(
 
 
 def _union(
-    part: str, hint: Any, value: Any, path: tuple[str, ...], prefix: str, help_text: str
+    part: str,
+    hint: Any,
+    value: Any,
+    path: tuple[str, ...],
+    prefix: str,
+    group: str,
+    help_text: str,
 ) -> Iterator[Option]:
     """The flag that chooses a member, and the flags of every member."""
     yield Option(
@@ -105,11 +114,11 @@ def _union(
         hint=hint,
         default=name_of(type(value)),
         help=help_text or f"Which {path[-1]}; its own settings are below.",
-        group=f"{path[-1]}",
+        group=group,
     )
     for member in members_of(hint):
         chosen = value if type(value) is member else member()
-        for option in _walk(part, chosen, path, prefix, frozenset(), path[-1]):
+        for option in _walk(part, chosen, path, prefix, frozenset(), group):
             yield _of_member(option, name_of(member))
 
 

@@ -66,8 +66,9 @@ class RunControl(Control):
 class Verb:
     """One word behind `crestline`.
 
-    settings: "module:Class" of its config. required: fields that must be given. positional: the
-    flag that a plain word stands for. folder: the field that names what it writes.
+    settings: "module:name" of its config's class, or of a config to start from. required: fields
+    that must be given. positional: the flag that a plain word stands for. folder: the field that
+    names what it writes.
     """
 
     name: str
@@ -83,7 +84,8 @@ class Verb:
     def defaults(self) -> Any:
         """The config of the verb with its default values."""
         module, _, name = self.settings.partition(":")
-        return getattr(import_module(module), name)()
+        found = getattr(import_module(module), name)
+        return found() if isinstance(found, type) else found
 
     def options(self, config: Any) -> list[Option]:
         """All flags of the verb; config: holds the defaults that help shows."""
@@ -214,7 +216,7 @@ _VERBS = (
     Verb(
         name="run",
         summary="the whole loop in one folder; what you bring takes the place of the embedded world",
-        settings=f"{_PIPELINE}:RunConfig",
+        settings="crestline.pipeline.presets:DEMO",
         folder="output_dir",
         control=RunControl,
         examples=(

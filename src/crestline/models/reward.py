@@ -67,11 +67,19 @@ class RewardModel:
 
     def encode(self, prompt: PromptText, completion: str) -> list[int]:
         """Token ids of the scored text; what is too long loses its front."""
+        ids = self._whole(prompt, completion)
+        if len(ids) > self.max_length:
+            ids = ids[:1] + ids[len(ids) - self.max_length + 1 :]
+        return ids
+
+    def loses_its_front(self, prompt: PromptText, completion: str) -> bool:
+        """Whether the scored text is longer than max_length."""
+        return len(self._whole(prompt, completion)) > self.max_length
+
+    def _whole(self, prompt: PromptText, completion: str) -> list[int]:
         text = render_scored(self.tokenizer, prompt, completion)
         own = self.tokenizer.chat_template is None or isinstance(prompt, str)
         ids: list[int] = self.tokenizer(text, add_special_tokens=own)["input_ids"]
-        if len(ids) > self.max_length:
-            ids = ids[:1] + ids[len(ids) - self.max_length + 1 :]
         return ids or [self.tokenizer.eos_token_id or self.tokenizer.pad_token_id]
 
     def raw(self, tokens_NT: Tensor, attention_NT: Tensor) -> Tensor:

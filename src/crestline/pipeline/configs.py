@@ -137,7 +137,7 @@ class WorldConfig:
     """Prompts that are sampled, ranked and trained on."""
     num_heldout_prompts: int = 512
     """Prompts that checkpoints answer."""
-    flip_probability: float = 0.1
+    flip_probability: float = 0.05
     """Chance that a simulated person's comparison comes out the wrong way round."""
     num_gold_completions: int = 1024
     """Completions per checkpoint on which the hidden gold is measured after the verdict; 0 measures none."""

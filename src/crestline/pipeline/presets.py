@@ -18,31 +18,31 @@ DEMO = RunConfig(
     output_dir="runs/demo",
     world=WorldConfig(),
     pretrain=PretrainConfig(
-        vocab_size=640,
-        num_updates=250,
-        batch_size=64,
-        optimization=Optimization(learning_rate=3e-3, save_updates=50),
+        vocab_size=1024,
+        num_updates=400,
+        batch_size=32,
+        optimization=Optimization(learning_rate=5e-3, save_updates=50),
     ),
     sft=SftConfig(
-        num_train_epochs=2.0,
-        batch_size=64,
-        optimization=Optimization(learning_rate=1e-3, save_updates=50),
-    ),
-    sample=SampleConfig(num_generations=5, max_completion_length=48),
-    reward=RewardConfig(
         num_train_epochs=3.0,
+        batch_size=32,
+        optimization=Optimization(learning_rate=2e-3, save_updates=50),
+    ),
+    sample=SampleConfig(num_generations=5, max_completion_length=40),
+    reward=RewardConfig(
+        num_train_epochs=2.0,
         batch_size=32,
         optimization=Optimization(learning_rate=5e-4, save_updates=50, micro_batch_size=160),
     ),
     rl=RlConfig(
-        num_updates=200,
+        num_updates=160,
         num_prompts=16,
         num_generations=8,
-        max_completion_length=48,
+        max_completion_length=40,
         algorithm=Rloo(),
         checkpoints=Checkpointing(distance_step=0.25, num_eval_prompts=512),
         optimization=Optimization(
-            learning_rate=6e-5, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=20
+            learning_rate=2e-4, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=20
         ),
     ),
     watch=WatchConfig(num_labels=1000),

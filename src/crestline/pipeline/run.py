@@ -152,6 +152,9 @@ def run(config: RunConfig, *, screen: Screen) -> Verdict:
             screen.say(f"  {name:9} {text}")
         stages = _Stages(config, folder, screen, dict(lines))
         return stages.all()
+    except BadInput:
+        folder.abandon("data")
+        raise
     finally:
         folder.close()
 

@@ -14,7 +14,7 @@ from crestline.training.configs import required
 from crestline.training.seeds import stream
 from crestline.types import BadInput
 
-PROMPTS_PER_BATCH = 100
+PROMPTS_PER_BATCH = 50
 
 
 def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:

@@ -43,7 +43,14 @@ def evaluate(
     """Answer the held-out prompts and measure distance and score. KL in nats, scores calibrated to [0, 1]."""
     completions = sampler.sample(prompts, seeds)
     encoded = sampler.encode(prompts)
-    kl_N, entropy_N = exact_kl(policy, reference, encoded, completions, micro_batch_size)
+    kl_N, entropy_N = exact_kl(
+        policy,
+        reference,
+        encoded,
+        completions,
+        micro_batch_size,
+        temperature=sampler.temperature,
+    )
     raw = reward_model.score(prompts, [completion.text for completion in completions])
     calibrated = [reward_model.calibration.score(value) for value in raw]
     lengths = [len(completion.tokens) for completion in completions]
@@ -79,8 +86,13 @@ def exact_kl(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Completion],
     micro_batch_size: int,
+    *,
+    temperature: float = 1.0,
 ) -> tuple[list[float], list[float]]:
-    """KL(policy‖reference) and entropy of each completion, nats summed over its tokens, from full distributions."""
+    """KL(policy‖reference) and entropy of each completion, nats summed over its tokens, from full distributions.
+
+    temperature: what both models' logits are divided by, as when the completions were sampled.
+    """
     policy.eval()
     device = next(policy.parameters()).device
     kl_N: list[float] = []
@@ -96,8 +108,8 @@ def exact_kl(
         sampled_NT = (place_NT >= first_N[:, None]) & (place_NT < lengths_N[:, None])
         seen_NT = attention(lengths_N, tokens_NT.shape[1]).to(device)
         tokens_NT, sampled_NT = tokens_NT.to(device), sampled_NT.to(device)
-        policy_SV = logits_before(policy, tokens_NT, seen_NT, sampled_NT)
-        reference_SV = logits_before(reference, tokens_NT, seen_NT, sampled_NT)
+        policy_SV = logits_before(policy, tokens_NT, seen_NT, sampled_NT) / temperature
+        reference_SV = logits_before(reference, tokens_NT, seen_NT, sampled_NT) / temperature
         for values_S, found in (
             (kl_exact(policy_SV, reference_SV), kl_N),
             (entropy(policy_SV), entropy_N),

@@ -11,6 +11,7 @@ from crestline.models.load import save_model
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import writing
 from crestline.runs.folder import RunFolder
+from crestline.types import BadInput
 
 
 @contextmanager
@@ -20,6 +21,9 @@ def open_stage(output_dir: str, config: dict[str, Any], what: str) -> Iterator[R
     folder.open_or_create({"verb": what, **config}, what=what)
     try:
         yield folder
+    except BadInput:
+        folder.abandon()
+        raise
     finally:
         folder.close()
 

@@ -108,6 +108,7 @@ def resume(folder: RunFolder, learner: Learner, hook: AfterUpdate | None) -> int
             remove_folder(checkpoint_path(folder.path, update))
     if start == 0:
         return 0
+    forget_before(folder.path, start)
     path = checkpoint_path(folder.path, start)
     try:
         weights = load_file(path / "model.safetensors")
@@ -139,16 +140,20 @@ def save_checkpoint(
     hook: AfterUpdate | None,
 ) -> None:
     """Write checkpoint-N whole or not at all; the one before it keeps its weights only, or goes."""
-    before = [n for n in list_checkpoints(folder) if n < update]
     path = checkpoint_path(folder, update)
     with new_folder(path) as temporary, writing(path):
         save_model(learner.model, tokenizer, temporary)
         save_file(learner.state(), temporary / "optimizer.safetensors")
         trainer = {"update": update, "keep": keep, "hook": hook.state() if hook else {}}
         write_json(temporary / "trainer.json", trainer)
-    for number in before:
+    forget_before(folder, update)
+
+
+def forget_before(folder: Path, update: int) -> None:
+    """Of the checkpoints before this one, leave the weights of those that were kept for good."""
+    for number in list_checkpoints(folder):
         old = checkpoint_path(folder, number)
-        if not (old / "optimizer.safetensors").exists():
+        if number >= update or not (old / "optimizer.safetensors").exists():
             continue
         if read_json(old / "trainer.json")["keep"]:
             (old / "optimizer.safetensors").unlink()

@@ -194,7 +194,7 @@ def half_if_equal(left: float, right: float) -> float:
 def num_truncated(reward_model: RewardModel, rankings: Sequence[Ranking]) -> int:
     """How many completions did not fit max_length and lost their front."""
     return sum(
-        len(reward_model.encode(ranking.prompt, text)) >= reward_model.max_length
+        reward_model.loses_its_front(ranking.prompt, text)
         for ranking in rankings
         for text in ranking.completions
     )

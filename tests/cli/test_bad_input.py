@@ -1,0 +1,280 @@
+"""Bad input to every verb: exit code 2, one line that names the culprit, nothing written or lost."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from shlex import split
+
+import pytest
+
+from crestline.runs.lock import FolderLock
+
+# Words of the command line ({m} is the folder of material, {o} a place to write), and what the one
+# line must name.
+PRETRAIN = "pretrain --text {m}/corpus.txt --output_dir {o} "
+SFT = "sft --model_name_or_path {m}/policy --dataset_name {m}/demonstrations.jsonl "
+SFT_OUT = SFT + "--output_dir {o} "
+SAMPLE = "sample --model_name_or_path {m}/policy --output_file {o} --dataset_name {m}/"
+RANK = "rank --dataset_name {m}/samples.jsonl --output_file {o} --people "
+REWARD = "reward --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/"
+RL_BARE = "rl --dataset_name {m}/prompts.jsonl --max_completion_length 8 --output_dir {o} "
+RL = RL_BARE + "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/"
+RL_DATA = (
+    "rl --model_name_or_path {m}/policy --reward_model_name_or_path {m}/reward_model "
+    "--output_dir {o} --dataset_name {m}/"
+)
+RUN = "run --preset smoke --output_dir {o} "
+
+CASES = {
+    # the command line
+    "no such verb": ("rlhf", "rlhf"),
+    "unknown flag": (PRETRAIN + "--flux 3", "--flux"),
+    "misspelt flag": (PRETRAIN + "--sede 3", "--seed"),
+    "dashes for underscores": (PRETRAIN + "--num-updates 3", "--num_updates"),
+    "one dash": (PRETRAIN + "-seed 3", "--seed"),
+    "no value": (PRETRAIN + "--seed", "--seed"),
+    "flag for a value": ("pretrain --text --output_dir {o}", "--text"),
+    "given twice": (PRETRAIN + "--seed 1 --seed 2", "--seed"),
+    "stray word": (PRETRAIN + "corpus.txt", "corpus.txt"),
+    "two folders": ("report {m}/rl_run {m}/other_run", "other_run"),
+    "stage's flag without its stage": (RUN + "--epsilon 0.1", "--rl.epsilon"),
+    "decided by the run": (RUN + "--rl.output_dir x", "--rl.output_dir"),
+    # required flags
+    "pretrain without text": ("pretrain --output_dir {o}", "--text"),
+    "sft without output_dir": (SFT, "--output_dir"),
+    "sample without model": ("sample --dataset_name {m}/prompts.jsonl", "--model_name_or_path"),
+    "rank without people": ("rank --dataset_name {m}/samples.jsonl", "--people"),
+    "reward without data": ("reward --model_name_or_path {m}/policy", "--dataset_name"),
+    "rl without reward model": (
+        RL_BARE + "--model_name_or_path {m}/policy",
+        "--reward_model_name_or_path",
+    ),
+    "crest without folder": ("crest --people pelican", "--run_dir"),
+    "report without folder": ("report", "--run_dir"),
+    "chat without folder": ("chat", "--run_dir"),
+    # values
+    "no number": (PRETRAIN + "--learning_rate fast", "--learning_rate"),
+    "no whole number": (PRETRAIN + "--num_updates 1.5", "--num_updates"),
+    "not a number": (PRETRAIN + "--learning_rate nan", "--learning_rate"),
+    "no choice": (PRETRAIN + "--lr_scheduler_type step", "--lr_scheduler_type"),
+    "no truth": (REWARD + "rankings.jsonl --half_depth=maybe", "--half_depth"),
+    "no updates": (PRETRAIN + "--num_updates 0", "--num_updates"),
+    "negative rate": (PRETRAIN + "--learning_rate -1", "--learning_rate"),
+    "warm-up beyond the end": (SFT_OUT + "--warmup_ratio 2", "--warmup_ratio"),
+    "heads do not fit": (PRETRAIN + "--num_heads 3", "--hidden_size"),
+    "tiny vocabulary": (PRETRAIN + "--vocab_size 10", "--vocab_size"),
+    "all held out": (REWARD + "rankings.jsonl --eval_fraction 1", "--eval_fraction"),
+    "group of one": (RL + "reward_model --num_generations 1", "--num_generations"),
+    "cold": (SAMPLE + "prompts.jsonl --temperature 0", "--temperature"),
+    "too sure": ("crest {m}/rl_run --people pelican --confidence 1", "--confidence"),
+    "no such algorithm": (RL + "reward_model --algorithm ppo", "--algorithm"),
+    "another algorithm's": (RL + "reward_model --epsilon 0.1", "--epsilon"),
+    "no such preset": ("run --preset huge", "--preset"),
+    "nested value": (RUN + "--rl.num_updates none", "--rl.num_updates"),
+    "no such device": (PRETRAIN + "--device tpu", "--device"),
+    "no device of a run": (RUN + "--device tpu", "--device"),
+    "negative threads": (PRETRAIN + "--num_threads -1", "--num_threads"),
+    # YAML
+    "no such file": (PRETRAIN + "--config {m}/no.yaml", "no.yaml"),
+    "broken YAML": (PRETRAIN + "--config {m}/broken.yaml", "broken.yaml:3"),
+    "unknown key": (PRETRAIN + "--config {m}/unknown.yaml", "unknown.yaml:2: sed"),
+    "wrong type": (PRETRAIN + "--config {m}/wrong.yaml", "wrong.yaml:2: num_updates"),
+    "value out of range": (PRETRAIN + "--config {m}/range.yaml", "range.yaml:3: "),
+    "no settings": (PRETRAIN + "--config {m}/list.yaml", "list.yaml:1"),
+    "key twice": (PRETRAIN + "--config {m}/twice.yaml", "twice.yaml:2: seed"),
+    "another verb's": (PRETRAIN + "--config {m}/sft.yaml", "sft.yaml:1"),
+    "YAML not UTF-8": (PRETRAIN + "--config {m}/latin1.yaml", "latin1.yaml:1"),
+    "nested union": (RUN + "--config {m}/nested.yaml", "nested.yaml:4: rl.algorithm"),
+    "decided in YAML": (RUN + "--config {m}/decided.yaml", "decided.yaml:2: rl.output_dir"),
+    # data
+    "no text": ("pretrain --text {m}/no.txt --output_dir {o}", "no.txt"),
+    "malformed line": (SAMPLE + "malformed.jsonl", "malformed.jsonl:2"),
+    "no rows": (SAMPLE + "empty.jsonl", "empty.jsonl"),
+    "wrong column": (SAMPLE + "wrong_column.jsonl", "wrong_column.jsonl:1"),
+    "prompts of numbers": (RL_DATA + "wrong_type.jsonl", "wrong_type.jsonl:2"),
+    "no demonstrations": (
+        "sft --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/prompts.jsonl",
+        "prompts.jsonl:1",
+    ),
+    "no pair": (REWARD + "no_rejected.jsonl", "no_rejected.jsonl:1"),
+    "not UTF-8": (SAMPLE + "latin1.jsonl", "latin1.jsonl:1"),
+    "unknown ending": (SAMPLE + "data.exe", "data.exe"),
+    "broken parquet": (SAMPLE + "broken.parquet", "broken.parquet"),
+    "folder without data": (SAMPLE + "empty_folder", "empty_folder"),
+    "no such held-out prompts": (
+        RL + "reward_model --eval_dataset_name {m}/no.jsonl",
+        "no.jsonl",
+    ),
+    "completion too long": (
+        "sft --model_name_or_path {m}/policy --dataset_name {m}/long_completion.jsonl "
+        "--output_dir {o}",
+        "--max_length",
+    ),
+    "prompt too long to sample": (SAMPLE + "long_prompts.jsonl", "--max_completion_length"),
+    "prompt too long for rl": (RL_DATA + "long_prompts.jsonl", "--max_completion_length"),
+    "too few prompts": (RL_DATA + "few_prompts.jsonl", "few_prompts.jsonl"),
+    "too few rankings": (REWARD + "few_rankings.jsonl", "few_rankings.jsonl"),
+    # models
+    "no such model": (
+        "sft --dataset_name {m}/demonstrations.jsonl --output_dir {o} "
+        "--model_name_or_path {m}/no_model",
+        "no_model",
+    ),
+    "no model folder": (RL + "foreign", "foreign"),
+    "a file for a model": (RL + "corpus.txt", "corpus.txt"),
+    "pickled weights": (RL + "pickled", "pytorch_model.bin"),
+    "torn weights": (RL + "torn", "torn"),
+    "no head": (RL + "policy", "policy has no trained reward head"),
+    "two labels": (RL + "two_labels", "two_labels"),
+    # where it writes
+    "a file for a folder": (PRETRAIN.replace("{o}", "{m}/corpus.txt"), "corpus.txt"),
+    "below a file": (PRETRAIN.replace("{o}", "{m}/corpus.txt/x"), "corpus.txt"),
+    "foreign folder": (PRETRAIN.replace("{o}", "{m}/foreign"), "foreign"),
+    "other settings": (PRETRAIN.replace("{o}", "{m}/other_run"), "started with other settings"),
+    "another verb's folder": (SFT + "--output_dir {m}/other_run", "other_run"),
+    "run in a stage's folder": ("run --output_dir {m}/other_run", "other_run"),
+    "a folder for a file": (RANK.replace("{o}", "{m}/foreign") + "pelican", "foreign"),
+    # people
+    "neither function nor world": (RANK + "atlantis", "atlantis"),
+    "no such module": (RANK + "{m}/no.py:rank", "no.py"),
+    "no such function": (RANK + "{m}/judge.py:judge", "'judge'"),
+    "no function": (RANK + "{m}/judge.py:number", "number"),
+    "import fails": (RANK + "{m}/broken_judge.py:rank", "no_such_module_anywhere"),
+    "wrong signature": (RANK + "{m}/judge.py:lonely", "lonely"),
+    "too few values": (RANK + "{m}/judge.py:short", "1 values for 2 completions"),
+    "NaN": (RANK + "{m}/judge.py:nan", "nan"),
+    "prompts of another world": (RANK + "pelican", "give --people"),
+    "function of a run": (RUN + "--people {m}/no.py:rank", "no.py"),
+    # the rest of the loop
+    "crest of a file": ("crest {m}/corpus.txt --people pelican", "corpus.txt"),
+    "crest without checkpoints": ("crest {m}/foreign --people pelican", "foreign"),
+    "two kinds of people": ("crest {m}/rl_run --people pelican --stand_in x", "--stand_in"),
+    "stand-in that RL maximised": ("crest {m}/rl_run --stand_in {m}/reward_model", "--stand_in"),
+    "crest asks another world": ("crest {m}/rl_run --people pelican", "give --people"),
+    "report of nothing": ("report {m}/empty_folder", "empty_folder"),
+    "report of no folder": ("report {m}/nowhere", "nowhere"),
+    "chat with nothing": ("chat {m}/nowhere", "nowhere"),
+    "no such checkpoint": ("chat {m}/rl_run --checkpoint 7", "--checkpoint 7"),
+    "nothing shipped yet": ("chat {m}/rl_run", "rl_run"),
+    "resume of nothing": ("run --resume {m}/empty_folder", "empty_folder"),
+    "resume with settings": ("run --resume {m}/other_run --seed 3", "--seed"),
+    "resume of another verb": ("run --resume {m}/other_run", "num_updates"),
+    "own model without prompts": (RUN + "--model_name_or_path {m}/policy", "--prompts"),
+    "nobody knows": (
+        RUN + "--model_name_or_path {m}/policy --prompts {m}/prompts.jsonl",
+        "--people",
+    ),
+    "no such world": (RUN + "--world atlantis", "atlantis"),
+    "few prompts for a run": (
+        RUN + "--prompts {m}/few_prompts.jsonl --people {m}/judge.py:rank",
+        "too few",
+    ),
+}
+
+
+def contents(*folders: Path) -> dict[str, bytes]:
+    """Every file below the folders with its bytes, and every folder."""
+    return {
+        str(path): path.read_bytes() if path.is_file() else b""
+        for folder in folders
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_and_nothing_written(
+    name: str, material: Path, tmp_path: Path, crestline: Callable[..., object]
+) -> None:
+    command, culprit = CASES[name]
+    words = [word.format(m=material, o=tmp_path / "out") for word in command.split()]
+    before = contents(material, tmp_path)
+    result = crestline(*words)
+    check_line(result.code, result.err, culprit)  # type: ignore[attr-defined]
+    assert contents(material, tmp_path) == before
+
+
+def check_line(code: int, err: str, culprit: str) -> None:
+    assert code == 2, err
+    assert err.startswith("crestline: error: ") and err.endswith("\n") and err.count("\n") == 1
+    assert "Traceback" not in err
+    assert culprit in err
+
+
+def test_every_verb_has_cases() -> None:
+    verbs = {command.split()[0] for command, _ in CASES.values()}
+    every = "pretrain sft sample rank reward rl crest report chat run"
+    assert set(every.split()) <= verbs
+
+
+def test_folder_in_use(material: Path, tmp_path: Path, crestline: Callable[..., object]) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    held = FolderLock(place)
+    before = contents(tmp_path)
+    result = crestline("pretrain", "--text", material / "corpus.txt", "--output_dir", place)
+    check_line(result.code, result.err, f"pid {os.getpid()}")  # type: ignore[attr-defined]
+    assert contents(tmp_path) == before
+    held.release()
+
+
+def in_process(*words: str | Path, **arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "crestline", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **arguments,  # type: ignore[call-overload]
+    )
+
+
+def test_bad_input_in_a_process(material: Path, tmp_path: Path) -> None:
+    ended = in_process("pretrain", "--text", material / "no.txt", "--output_dir", tmp_path / "out")
+    check_line(ended.returncode, ended.stderr, "no.txt")
+    assert contents(tmp_path) == {}
+
+
+def test_no_permission(material: Path) -> None:
+    place = Path(tempfile.mkdtemp())  # pytest's own folder is closed to other users
+    try:
+        place.chmod(0o755)
+        shutil.copy(material / "corpus.txt", place)
+        closed = place / "closed"
+        closed.mkdir(mode=0o555)
+        as_nobody = {"user": 65534, "group": 65534, "extra_groups": []} if not os.geteuid() else {}
+        words = ("pretrain", "--text", place / "corpus.txt", "--output_dir", closed / "out")
+        try:
+            ended = in_process(*words, **as_nobody)
+        except PermissionError:
+            pytest.skip("another user cannot run this Python")
+        if "No module named" in ended.stderr:
+            pytest.skip("another user cannot read this Python's packages")
+        check_line(ended.returncode, ended.stderr, "permission denied")
+        assert contents(closed) == {}
+    finally:
+        shutil.rmtree(place)
+
+
+def test_disk_full(material: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        out = disk / "out"
+        small = split("--num_updates 2 --hidden_size 16 --num_layers 1 --batch_size 4")
+        words = ("pretrain", "--text", material / "corpus.txt", "--output_dir", out, *small)
+        ended = in_process(*words)
+        check_line(ended.returncode, ended.stderr, "no space left on device")
+        assert not (out / "model").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

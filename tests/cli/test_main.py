@@ -1,0 +1,250 @@
+"""Exit codes, dry runs, and the whole loop by hand, verb after verb."""
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from shlex import split
+from typing import Any
+
+import pytest
+
+import crestline.cli.actions
+from crestline.cli.verbs import VERBS
+from crestline.types import Paused
+
+Run = Callable[..., Any]
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (Paused("waiting for people"), 3, "crestline: paused: waiting for people"),
+        (KeyboardInterrupt(), 130, "crestline: interrupted; continue with the same command"),
+        (MemoryError(), 2, "lower --micro_batch_size"),
+        (OutOfMemoryError("CUDA out of memory"), 2, "lower --micro_batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 2, "lower --micro"),
+        (OSError(errno.ENOSPC, "x", "model.bin"), 2, "model.bin: no space left on device"),
+        (PermissionError(errno.EACCES, "x", "a"), 2, "a: permission denied"),
+        (ModuleNotFoundError("no", name="peft.tuners"), 2, "pip install peft"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException,
+    code: int,
+    line: str,
+    crestline: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    material: Path,
+    tmp_path: Path,
+) -> None:
+    def act(*_: object) -> None:
+        (tmp_path / "out").mkdir()
+        raise error
+
+    monkeypatch.setattr("crestline.cli.actions.act", act)
+    words = ("--text", material / "corpus.txt", "--output_dir", tmp_path / "out")
+    result = crestline("pretrain", *words)
+    assert result.code == code and result.out == ""
+    assert line in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), ModuleNotFoundError("no", name="crestline.nowhere")]
+)
+def test_bugs_keep_their_traceback(
+    error: Exception, crestline: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def act(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("crestline.cli.actions.act", act)
+    with pytest.raises(type(error)):
+        crestline("report", tmp_path)
+
+
+def test_interrupted_run_says_how_to_go_on(
+    crestline: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "demo"
+
+    def act(*_: object) -> None:
+        out.mkdir()
+        (out / "config.yaml").write_text("seed: 0\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crestline.cli.actions.act", act)
+    result = crestline("run", "--preset", "smoke", "--output_dir", out)
+    assert result.code == 130
+    assert result.err == (f"crestline: interrupted; continue with: crestline run --resume {out}\n")
+
+
+def test_interrupt_of_a_process(material: Path, tmp_path: Path) -> None:
+    out = tmp_path / "base"
+    words = ["pretrain", "--text", str(material / "corpus.txt"), "--output_dir", str(out)]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "crestline",
+            *words,
+            "--num_updates",
+            "100000",
+            "--num_threads",
+            "1",
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said == "crestline: interrupted; continue with the same command\n"
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    ended = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$0" -m crestline run --help | true', sys.executable],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr == "" and ended.returncode in (0, 141)
+
+
+DRY = {
+    "pretrain": "--text {m}/corpus.txt --output_dir {o}",
+    "sft": "--model_name_or_path {m}/policy --dataset_name {m}/demonstrations.jsonl "
+    "--output_dir {o}",
+    "sample": "--model_name_or_path {m}/policy --dataset_name {m}/prompts.jsonl --output_file {o}",
+    "rank": "--dataset_name {m}/samples.jsonl --people {m}/judge.py:rank --output_file {o}",
+    "reward": "--model_name_or_path {m}/policy --dataset_name {m}/rankings.jsonl --output_dir {o}",
+    "rl": "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/reward_model "
+    "--dataset_name {m}/prompts.jsonl --output_dir {o}",
+    "crest": "{m}/rl_run --people pelican",
+    "report": "{m}/rl_run",
+    "chat": "{m}/rl_run --checkpoint reference",
+    "run": "--preset smoke --output_dir {o}",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_dry_run_does_nothing(verb: str, crestline: Run, material: Path, tmp_path: Path) -> None:
+    words = DRY[verb].format(m=material, o=tmp_path / "out").split()
+    result = crestline(verb, *words, "--dry_run")
+    assert result.code == 0 and result.err == ""
+    assert "nothing was done" in result.out
+    assert not list(tmp_path.iterdir())
+    if verb == "run":
+        assert "pretrain" in result.out and "embedded world 'pelican'" in result.out
+
+
+def test_the_loop_verb_by_verb(crestline: Run, material: Path, tmp_path: Path) -> None:
+    """Tiny, but whole: each verb takes what the one before wrote, and says where it wrote."""
+    m, o = material, tmp_path
+    small = split("--num_threads 1")
+    done = [
+        crestline(
+            *("pretrain", "--text", m / "corpus.txt", "--output_dir", o / "base", *small),
+            *split("--num_updates 2 --hidden_size 16 --num_layers 1 --batch_size 8"),
+        ),
+        crestline(
+            *("sft", "--model_name_or_path", o / "base/model", "--output_dir", o / "sft", *small),
+            *("--dataset_name", m / "demonstrations.jsonl", "--num_train_epochs", "1"),
+        ),
+        crestline(
+            *("sample", "--model_name_or_path", o / "sft/model", "--num_generations", "3", *small),
+            *("--dataset_name", m / "prompts.jsonl", "--output_file", o / "samples.jsonl"),
+            *("--max_completion_length", "6"),
+        ),
+        crestline(
+            *("rank", "--dataset_name", o / "samples.jsonl", "--people", f"{m}/judge.py:rank"),
+            *("--output_file", o / "rankings.jsonl"),
+        ),
+        crestline(
+            *("reward", "--model_name_or_path", o / "sft/model", "--output_dir", o / "reward"),
+            *("--dataset_name", o / "rankings.jsonl", "--num_train_epochs", "1", *small),
+        ),
+        crestline(
+            *("rl", "--model_name_or_path", o / "sft/model", "--output_dir", o / "rl", *small),
+            *("--reward_model_name_or_path", o / "reward/model"),
+            *("--dataset_name", m / "prompts.jsonl", "--num_updates", "3", "--num_prompts", "2"),
+            *("--num_generations", "2", "--max_completion_length", "6"),
+            *("--algorithm", "grpo", "--num_eval_prompts", "8"),
+        ),
+        crestline(
+            *("crest", o / "rl", "--people", f"{m}/judge.py:rank", "--num_labels", "6", *small),
+            *("--min_duels", "4", "--num_duels_per_batch", "3"),
+        ),
+        crestline("report", o / "rl", "--output_file", o / "rl.html"),
+    ]
+    for result in done:
+        assert result.code == 0 and result.err == "", result.err
+    for result, path in zip(done, ("base/model", "sft/model", "samples.jsonl"), strict=False):
+        assert f"wrote {o / path}" in result.out
+    assert "verdict: " in done[6].out and (o / "rl" / "verdict.json").is_file()
+    assert (o / "rl.html").is_file()
+    assert len((o / "rl" / "answers.jsonl").read_text().splitlines()) <= 6
+    rankings = [json.loads(line) for line in (o / "rankings.jsonl").read_text().splitlines()]
+    assert {row["answered_by"] for row in rankings} == {"function"}
+
+
+def test_a_failing_function_pauses(crestline: Run, material: Path, tmp_path: Path) -> None:
+    words = ("--people", f"{material}/judge.py:fails", "--output_file", tmp_path / "r.jsonl")
+    result = crestline("rank", "--dataset_name", material / "samples.jsonl", *words)
+    assert result.code == 3
+    assert result.err.startswith("crestline: paused: ") and "rank/0" in result.err
+    assert "division by zero" in result.err and result.err.count("\n") == 1
+
+
+def test_chat_with_a_pipe(crestline: Run, material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "Hello\n/checkpoint 7\n/what\n\n/checkpoint reference\nAgain\n/quit\nnever\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    words = ("--checkpoint", "0", "--max_completion_length", "4", "--num_threads", "1")
+    result = crestline("chat", material / "rl_run", *words)
+    assert result.code == 0 and result.err == ""
+    assert result.out.count("checkpoint-0") == 2
+    assert "no such checkpoint" in result.out and "/quit leaves" in result.out
+
+
+def test_chat_in_a_process_reads_any_bytes(material: Path) -> None:
+    words = ["chat", str(material / "policy"), "--max_completion_length", "4"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "crestline", *words],
+        input=b"caf\xe9\n",
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == b"" and len(ended.stdout.splitlines()) >= 2
+
+
+def test_devices_that_are_not_there(crestline: Run, material: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    words = ("--text", material / "corpus.txt", "--output_dir", tmp_path / "out")
+    result = crestline("pretrain", *words, "--device", "cuda")
+    assert result.code == 2 and "--device cuda" in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_actions_know_every_verb() -> None:
+    from crestline.cli.checks import INPUTS
+
+    assert set(INPUTS) == set(VERBS)
+    assert set(crestline.cli.actions.STAGES) < set(VERBS)

@@ -1,0 +1,226 @@
+"""Micro-batches, padding and untrained tokens cannot change an update."""
+
+from collections.abc import Callable
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crestline.training import grpo, rloo
+from crestline.training.batches import (
+    Batch,
+    Experience,
+    Mean,
+    RankingBatch,
+    TokenBatch,
+    attention,
+    padded,
+    row_slices,
+)
+from crestline.training.configs import Grpo, Optimization, Rloo
+from crestline.training.imitation import imitation_loss
+from crestline.training.learner import Learner, Loss
+from crestline.training.reward import ranking_loss
+
+VOCABULARY = 12
+LENGTHS = [9, 3, 5, 12, 4, 7, 3, 10, 6, 4, 11, 5]
+
+
+def some_tokens(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return padded(
+        [torch.randint(1, VOCABULARY, (n,), generator=generator).tolist() for n in LENGTHS]
+    )
+
+
+def answered(lengths: Tensor, seed: int) -> Tensor:
+    """True from a place inside each row to its end."""
+    first = torch.tensor([1 + (n * 7 + seed) % (length - 1) for n, length in enumerate(LENGTHS)])
+    place = torch.arange(max(LENGTHS))[None]
+    return (place >= first[:, None]) & (place < lengths[:, None])
+
+
+def token_batch(seed: int) -> TokenBatch:
+    tokens, lengths = some_tokens(seed)
+    trained = answered(lengths, seed)
+    return TokenBatch(tokens, lengths, trained, int(trained.sum()))
+
+
+def ranking_batch(seed: int) -> RankingBatch:
+    tokens, lengths = some_tokens(seed)
+    ranks = torch.tensor([[0, 1, 2], [1, 0, 1], [0, 0, 0], [2, 1, 0]])
+    ranked = torch.ones(4, 3, dtype=torch.bool)
+    ranked[1, 2] = ranked[3, 0] = False
+    return RankingBatch(tokens, lengths, ranks, ranked, num_rankings=4)
+
+
+def experience(seed: int) -> Experience:
+    tokens, lengths = some_tokens(seed)
+    sampled = answered(lengths, seed)
+    generator = torch.Generator().manual_seed(seed)
+    old, reference = (
+        (-2 * torch.rand(tokens.shape, generator=generator) - 1) * sampled for _ in range(2)
+    )
+    return Experience(
+        tokens_NT=tokens,
+        lengths_N=lengths,
+        sampled_NT=sampled,
+        old_logprobs_NT=old,
+        reference_logprobs_NT=reference,
+        advantages_N=torch.randn(len(tokens), generator=generator),
+        num_sampled_tokens=int(sampled.sum()),
+        num_completions=len(tokens),
+        temperature=0.8,
+    )
+
+
+CASES: dict[str, tuple[Callable[[int], Batch], Loss]] = {
+    "imitation": (token_batch, imitation_loss),
+    "ranking": (ranking_batch, ranking_loss),
+    "rloo": (experience, rloo.loss(Rloo())),
+    "grpo by token": (experience, grpo.loss(Grpo(beta=0.1, loss_type="dapo"))),
+    "grpo by completion": (experience, grpo.loss(Grpo(beta=0.1, loss_type="grpo"))),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, tiny_model, tiny_scorer) -> tuple[Any, Any, Loss]:
+    """(a builder of the model, a builder of batches, the loss)."""
+    batches, loss = CASES[request.param]
+    build = tiny_scorer if request.param == "ranking" else tiny_model
+    return lambda: build(VOCABULARY), batches, loss
+
+
+def trained(case: Any, size: int, updates: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    build, batches, loss = case
+    config = Optimization(learning_rate=1e-3, micro_batch_size=size, dtype="float32")
+    learner = Learner(build(), config, updates)
+    metrics = [learner.update(batches(seed), loss, seed) for seed in range(1, updates + 1)]
+    return metrics, learner.state() | dict(learner.model.state_dict())
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_micro_batches_change_nothing(case, size: int) -> None:
+    metrics, tensors = trained(case, size, updates=2)
+    expected_metrics, expected = trained(case, 100, updates=2)
+    for found, wanted in zip(metrics, expected_metrics, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-5, rel=1e-5)
+        assert wanted["grad_norm"] > 0.01
+    for name, value in expected.items():
+        if not name.startswith("exp_avg"):  # weights: a step of Adam blows rounding up
+            torch.testing.assert_close(tensors[name], value, atol=5e-5, rtol=0, msg=name)
+        else:
+            torch.testing.assert_close(tensors[name], value, atol=1e-6, rtol=1e-3, msg=name)
+
+
+def gradient(case: Any, batch: Batch) -> tuple[float, list[Tensor]]:
+    model = case[0]()
+    value, _ = case[2](model, batch)
+    value.backward()
+    return float(value.detach()), [parameter.grad for parameter in model.parameters()]
+
+
+# not of rankings: transformers finds the last token of a scored text by the pad id
+@pytest.mark.parametrize("case", [name for name in CASES if name != "ranking"], indirect=True)
+def test_what_stands_in_the_padding_changes_nothing(case) -> None:
+    batch = case[1](1)
+    real = attention(batch.lengths_N, max(LENGTHS)).bool()
+    noise = torch.randint_like(batch.tokens_NT, 1, VOCABULARY)
+    noisy = replace(batch, tokens_NT=torch.where(real, batch.tokens_NT, noise))
+    (value, grads), (again, others) = gradient(case, batch), gradient(case, noisy)
+    assert again == pytest.approx(value, abs=1e-6)
+    for mine, theirs in zip(grads, others, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def plain_logprobs(model: Any, row: Tensor, temperature: float) -> Tensor:
+    """Of each token after the first, from the row alone."""
+    logits = model(row[None]).logits[0, :-1] / temperature
+    return logits.log_softmax(-1).gather(1, row[1:, None])[:, 0]
+
+
+@torch.no_grad()
+def test_imitation_loss_by_hand(tiny_model) -> None:
+    model, batch = tiny_model(VOCABULARY), token_batch(1)
+    total = 0.0
+    for row, length, trained in zip(
+        batch.tokens_NT, batch.lengths_N, batch.trained_NT, strict=True
+    ):
+        logprobs = plain_logprobs(model, row[:length], 1.0)
+        total -= float(logprobs[trained[1:length]].sum())
+    value, metrics = imitation_loss(model, batch)
+    assert float(value) == pytest.approx(total / batch.num_trained_tokens, abs=1e-5)
+    assert metrics["mean_token_accuracy"].count == batch.num_trained_tokens
+
+
+@torch.no_grad()
+def test_rloo_loss_by_hand(tiny_model) -> None:
+    model, batch = tiny_model(VOCABULARY), experience(1)
+    total = 0.0
+    for n, length in enumerate(LENGTHS):
+        logprobs = plain_logprobs(model, batch.tokens_NT[n, :length], batch.temperature)
+        whole = float(logprobs[batch.sampled_NT[n, 1:length]].sum())
+        total -= float(batch.advantages_N[n]) * whole
+    value, _ = rloo.loss(Rloo())(model, batch)
+    assert float(value) == pytest.approx(total / len(LENGTHS), abs=1e-5)
+
+
+@torch.no_grad()
+def test_ranking_loss_and_metrics_by_hand(tiny_scorer) -> None:
+    model, batch = tiny_scorer(VOCABULARY), ranking_batch(1)
+    rows = zip(batch.tokens_NT, LENGTHS, strict=True)
+    a, b, c, d, e, _, *tie, _, k, m = (
+        float(model(row[None, :length]).logits) for row, length in rows
+    )
+    # 0 1 2 | 1 0 and not ranked | all tied | not ranked, 1 0: the order of the scores a..m
+    losses = [
+        -math.log(math.exp(a) / sum(map(math.exp, (a, b, c))))
+        - math.log(math.exp(b) / (math.exp(b) + math.exp(c))),
+        -math.log(math.exp(e) / (math.exp(e) + math.exp(d))),
+        3 * math.log(sum(map(math.exp, tie))) - sum(tie),
+        -math.log(math.exp(m) / (math.exp(m) + math.exp(k))),
+    ]
+    value, metrics = ranking_loss(model, batch)
+    assert float(value) == pytest.approx(sum(losses) / 4, abs=1e-5)
+    margins = [a - b, a - c, b - c, e - d, m - k]
+    assert metrics["margin"].value == pytest.approx(sum(margins) / 5, abs=1e-5)
+    assert metrics["accuracy"].value == sum(margin > 0 for margin in margins) / 5
+
+
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_parts_are_cut_to_their_longest_row_and_keep_the_denominators(size: int) -> None:
+    parts = list(experience(2).parts(size))
+    whole = experience(2)
+    assert sum(len(part.tokens_NT) for part in parts) == len(LENGTHS)
+    assert sum(int(part.sampled_NT.sum()) for part in parts) == whole.num_sampled_tokens
+    for part in parts:
+        assert part.tokens_NT.shape[1] == int(part.lengths_N.max())
+        assert part.num_sampled_tokens == whole.num_sampled_tokens
+        assert (part.num_completions, part.temperature) == (12, 0.8)
+
+
+def test_rankings_are_never_torn() -> None:
+    parts = list(ranking_batch(1).parts(7))
+    assert [len(part.ranks_RK) for part in parts] == [2, 2]
+    assert [len(part.tokens_NT) for part in parts] == [6, 6]
+    assert [len(part.ranks_RK) for part in ranking_batch(1).parts(1)] == [1, 1, 1, 1]
+
+
+def test_means_add_exactly_and_a_mean_of_nothing_is_nan() -> None:
+    assert (Mean(3.0, 2) + Mean(1.0, 6)).value == 0.5
+    assert (Mean(0.0, 0) + Mean(0.0, 0)).value != Mean(0.0, 0).value
+
+
+def test_row_slices_cover_every_row_once() -> None:
+    assert [list(range(7))[part] for part in row_slices(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(row_slices(0, 3)) == []
+
+
+def test_padded_and_attention_by_hand() -> None:
+    tokens, lengths = padded([[5], [6, 7, 8]], fill=9)
+    assert tokens.tolist() == [[5, 9, 9], [6, 7, 8]]
+    assert attention(lengths, 3).tolist() == [[1, 0, 0], [1, 1, 1]]

@@ -1,0 +1,269 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.reward import load_reward_model
+from crestline.models.sampler import PolicySampler
+from crestline.runs.checkpoints import list_checkpoints
+from crestline.runs.files import read_json, read_jsonl
+from crestline.runs.tables import read_table
+from crestline.training.configs import Checkpointing, Grpo, Optimization, RlConfig, Rloo
+from crestline.training.evaluation import distinct_2, evaluate, exact_kl
+from crestline.training.rl import prompt_column, rl, split_prompts, summary
+from crestline.types import BadInput, Completion
+
+CHAT = [{"role": "user", "content": "Say cat."}]
+
+
+def settings(task: Path, **changes: Any) -> RlConfig:
+    values: dict[str, Any] = {
+        "model_name_or_path": str(task / "base"),
+        "reward_model_name_or_path": str(task / "judge"),
+        "dataset_name": str(task / "prompts.jsonl"),
+        "output_dir": "unused",
+        "num_updates": 14,
+        "num_prompts": 4,
+        "num_generations": 4,
+        "max_completion_length": 6,
+        "temperature": 0.8,
+        "checkpoints": Checkpointing(distance_step=0.2, num_eval_prompts=4),
+        "algorithm": Rloo(beta=0.02),
+        "optimization": Optimization(
+            learning_rate=1e-2, lr_scheduler_type="constant", save_updates=2, dtype="float32"
+        ),
+    }
+    return RlConfig(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rl(settings(task, output_dir=str(tmp_path_factory.mktemp("rl") / "run")))
+
+
+@pytest.fixture(scope="module")
+def lines(finished: Path) -> list[dict[str, Any]]:
+    return read_jsonl(finished / "checkpoints.jsonl")
+
+
+def test_the_grid_begins_at_the_reference(finished: Path, lines, task: Path) -> None:
+    assert lines[0]["update"] == 0
+    assert 0 <= lines[0]["distance"] <= 1e-6
+    first = load_policy(finished / "checkpoint-0").state_dict()
+    base = load_policy(task / "base").state_dict()
+    assert all(torch.equal(first[name], base[name]) for name in base)
+
+
+def test_kept_checkpoints_have_weights_a_line_and_an_evaluation(finished: Path, lines) -> None:
+    kept = [line["update"] for line in lines]
+    assert kept[-1] == 14 and 3 <= len(kept) < 15
+    assert list_checkpoints(finished) == kept  # the others are gone
+    names = sorted(path.name for path in (finished / "evaluations").iterdir())
+    assert names == [f"evaluation_{update:05d}.parquet" for update in kept]
+    resumable = [path.parent.name for path in finished.glob("checkpoint-*/optimizer.safetensors")]
+    assert resumable == ["checkpoint-14"]
+    assert all((finished / f"checkpoint-{n}" / "tokenizer.json").exists() for n in kept)
+
+
+def test_lines_sum_up_their_evaluations(finished: Path, lines) -> None:
+    for line in lines:
+        rows = read_table(finished / "evaluations" / f"evaluation_{line['update']:05d}.parquet")
+        assert rows["prompt_index"] == [0, 1, 2, 3]
+        assert line["kl"] == pytest.approx(max(0, np.mean(rows["kl"])), abs=1e-9)
+        assert line["distance"] == pytest.approx(math.sqrt(line["kl"]))
+        assert line["proxy"] == pytest.approx(np.mean(rows["calibrated"]))
+        error = np.std(rows["calibrated"], ddof=1) / 2
+        assert line["proxy_standard_error"] == pytest.approx(error)
+        assert line["raw_score"] == pytest.approx(np.mean(rows["score"]))
+        assert line["mean_length"] == np.mean(rows["num_tokens"])
+        assert line["end_fraction"] == np.mean([stop == "end" for stop in rows["stop"]])
+        assert line["num_prompts"] == 4
+        assert line["entropy"] > 0
+    assert lines[-1]["distance"] > 0.2
+
+
+def test_every_evaluation_asks_the_same_prompts_that_training_never_sees(finished, lines) -> None:
+    asked = [
+        read_table(finished / "evaluations" / f"evaluation_{line['update']:05d}.parquet")["prompt"]
+        for line in lines
+    ]
+    assert all(prompts == asked[0] for prompts in asked)
+    trained = {
+        prompt
+        for path in (finished / "completions").iterdir()
+        for prompt in read_table(path)["prompt"]
+    }
+    assert not trained & set(asked[0])
+    assert json.loads(asked[0][0])[0]["role"] == "user"
+
+
+def test_a_checkpoint_read_back_says_and_measures_the_same(finished, lines, task) -> None:
+    update = lines[1]["update"]
+    policy = load_policy(finished / f"checkpoint-{update}").eval()
+    reference = load_policy(task / "base").eval()
+    tokenizer = load_tokenizer(finished / f"checkpoint-{update}")
+    config = settings(task)
+    sampler = PolicySampler(policy, tokenizer, max_completion_length=6, temperature=0.8)
+    _, held = split_prompts(config)
+    rows = read_table(finished / "evaluations" / f"evaluation_{update:05d}.parquet")
+    judge = load_reward_model(task / "judge")
+    raw = judge.score(held, rows["completion"])
+    np.testing.assert_allclose(rows["score"], raw, atol=1e-5)
+    mean = read_json(task / "judge" / "config.json")["crestline"]["mean"]
+    by_hand = [1 / (1 + math.exp(-(value - mean) / 1.5)) for value in raw]
+    np.testing.assert_allclose(rows["calibrated"], by_hand, atol=1e-5)
+    found = evaluate(policy, reference, sampler, judge, held, range(4), micro_batch_size=3)
+    # KL of what is sampled: at the temperature of sampling
+    completions = sampler.sample(held, range(4))
+    kl, _ = exact_kl(policy, reference, sampler.encode(held), completions, 9, temperature=0.8)
+    np.testing.assert_allclose(found.rows["kl"], kl, atol=1e-5)
+    assert found.summary["kl"] != pytest.approx(
+        np.mean(exact_kl(policy, reference, sampler.encode(held), completions, 9)[0]), rel=1e-3
+    )
+
+
+def test_metrics_of_every_update(finished: Path) -> None:
+    metrics = read_jsonl(finished / "metrics.jsonl")
+    assert [row["update"] for row in metrics] == list(range(1, 15))
+    wanted = """reward reward_std objective/scores kl entropy completions/mean_length grad_norm loss
+    completions/clipped_ratio learning_rate num_tokens step_seconds sampling/logprob_difference"""
+    for row in metrics:
+        assert set(wanted.split()) <= set(row)
+        assert all(math.isfinite(value) for value in row.values())
+        assert row["sampling/logprob_difference"] < 1e-4
+    assert abs(metrics[0]["kl"]) < 1e-5 < metrics[-1]["kl"]
+
+
+def test_completions_are_what_the_update_trained_on(finished: Path, task: Path) -> None:
+    rows = read_table(finished / "completions" / "completions_00010.parquet")
+    metrics = read_jsonl(finished / "metrics.jsonl")[9]
+    assert rows["update"] == [10] * 16
+    assert len(set(rows["prompt"])) == 4
+    assert rows["prompt"] == [prompt for prompt in rows["prompt"][::4] for _ in range(4)]
+    assert metrics["reward"] == pytest.approx(np.mean(rows["reward"]), abs=1e-6)
+    assert metrics["objective/scores"] == pytest.approx(np.mean(rows["calibrated"]))
+    assert metrics["num_tokens"] == sum(rows["num_tokens"])
+    rewards = np.array(rows["reward"]).reshape(4, 4)
+    advantages = (rewards - rewards.mean(1, keepdims=True)) * 4 / 3
+    np.testing.assert_allclose(np.reshape(rows["advantage"], (4, 4)), advantages, atol=1e-5)
+    prompts = [json.loads(prompt) for prompt in rows["prompt"]]
+    raw = load_reward_model(task / "judge").score(prompts, rows["completion"])
+    np.testing.assert_allclose(rows["score"], raw, atol=1e-5)
+    charged = (np.array(rows["score"]) - np.array(rows["reward"])) / 0.02
+    assert np.mean(charged) == pytest.approx(metrics["kl"], abs=1e-4)
+    entropy = -sum(rows["logprob"]) / sum(rows["num_tokens"])
+    assert metrics["entropy"] == pytest.approx(entropy, abs=1e-5)
+
+
+def test_the_proxy_rises(finished: Path, lines) -> None:
+    metrics = read_jsonl(finished / "metrics.jsonl")
+    scores = [row["objective/scores"] for row in metrics]
+    assert np.mean(scores[-4:]) > np.mean(scores[:4]) + 0.02
+
+
+def test_the_shipped_model_is_the_last_checkpoint(finished: Path) -> None:
+    last, shipped = (
+        load_policy(finished / name).state_dict() for name in ("checkpoint-14", "model")
+    )
+    assert all(torch.equal(last[name], shipped[name]) for name in last)
+
+
+def test_without_beta_the_reference_is_asked_now_and_then(task: Path, tmp_path: Path) -> None:
+    config = settings(task, output_dir=str(tmp_path / "run"), algorithm=Rloo(), num_updates=6)
+    metrics = read_jsonl(rl(config) / "metrics.jsonl")
+    looked = ["kl" in row for row in metrics]
+    assert looked[0] and 1 < sum(looked) < 6
+    rows = read_table(tmp_path / "run/completions/completions_00006.parquet")
+    assert rows["reward"] == pytest.approx(rows["score"], abs=1e-6)
+
+
+def test_grpo_with_beta_charges_kl_in_the_loss(task: Path, tmp_path: Path) -> None:
+    config = settings(
+        task, output_dir=str(tmp_path / "run"), algorithm=Grpo(beta=0.1), num_updates=4
+    )
+    metrics = read_jsonl(rl(config) / "metrics.jsonl")
+    assert all("kl" in row and "clip_ratio/region_mean" in row for row in metrics)
+    rows = read_table(tmp_path / "run/completions/completions_00004.parquet")
+    assert rows["reward"] == pytest.approx(rows["score"], abs=1e-6)
+
+
+def test_the_step_doubles_when_too_many_are_kept(task: Path, tmp_path: Path) -> None:
+    config = settings(
+        task,
+        output_dir=str(tmp_path / "run"),
+        checkpoints=Checkpointing(distance_step=1e-4, max_checkpoints=3, num_eval_prompts=4),
+    )
+    folder = rl(config)
+    state = read_json(folder / "checkpoint-14" / "trainer.json")["hook"]
+    kept = len(read_jsonl(folder / "checkpoints.jsonl")) - 1
+    assert state["kept"] == kept >= 6
+    assert state["step"] == pytest.approx(1e-4 * 2 ** (kept // 3))
+
+
+def test_held_out_prompts_are_drawn_by_the_seed_and_leave_training(task: Path) -> None:
+    config = settings(task)
+    train, held = split_prompts(config)
+    assert (len(train), len(held)) == (16, 4)
+    assert split_prompts(config) == (train, held)
+    assert split_prompts(replace(config, seed=1))[1] != held
+    given = replace(config, eval_dataset_name=str(task / "prompts.jsonl"))
+    assert (len(split_prompts(given)[0]), len(split_prompts(given)[1])) == (20, 4)
+
+
+def test_the_same_prompt_twice_is_held_out_twice(task: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": text} for text in "a b c d e f g h i j".split()] * 3
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, held = split_prompts(settings(task, dataset_name=str(tmp_path / "prompts.jsonl")))
+    assert len(held) == len(set(held)) == 2
+    assert len(train) == 24 and not set(train) & set(held)
+
+
+def test_too_few_prompts_are_refused(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n' * 50)
+    config = settings(task, dataset_name=str(tmp_path / "prompts.jsonl"))
+    with pytest.raises(BadInput, match="1 different prompts are too few"):
+        split_prompts(config)
+
+
+def test_a_prompt_that_is_too_long_stops_before_the_first_update(task, tmp_path: Path) -> None:
+    rows = [{"prompt": [{"role": "user", "content": word * 60}]} for word in "abcdefghijkl"]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = settings(
+        task,
+        dataset_name=str(tmp_path / "prompts.jsonl"),
+        output_dir=str(tmp_path / "run"),
+    )
+    with pytest.raises(BadInput, match="prompt too long"):
+        rl(config)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_summary_and_distinct_2_by_hand() -> None:
+    completions = [
+        Completion(text="a", tokens=(1,) * length, logprobs=(-1.0,) * length, stop=stop)
+        for length, stop in ((1, "end"), (3, "length"), (2, "end"), (2, "end"))
+    ]
+    found = summary(completions, [0.0, 1.0, 0.5, 0.5], torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)
+    assert found == {
+        "reward": 2.0,
+        "reward_std": pytest.approx(2**0.5 / 2),
+        "frac_reward_zero_std": 0.5,
+        "objective/scores": 0.5,
+        "completions/mean_length": 2.0,
+        "completions/clipped_ratio": 0.25,
+        "num_tokens": 8.0,
+    }
+    assert distinct_2(["a b c", "a b"]) == pytest.approx(2 / 3)
+    assert distinct_2(["a", ""]) == 0.0
+
+
+def test_prompt_column() -> None:
+    assert prompt_column("text") == "text"
+    assert json.loads(prompt_column(CHAT)) == CHAT
+    assert "ü" in prompt_column([{"role": "user", "content": "ü"}])
