@@ -41,7 +41,9 @@ def main(source: Path, target: Path) -> None:
     prompts = sorted({row["prompt"] for part in rows.values() for row in part})
     write_jsonl_atomic(target / "prompts.jsonl", [{"prompt": prompt} for prompt in prompts])
     counts = {name: len(part) for name, part in sides.items()}
-    print(f"{len(rankings)} pairs: {counts}, {num_dropped} dropped because their texts fall on two sides")
+    print(
+        f"{len(rankings)} pairs: {counts}, {num_dropped} dropped because their texts fall on two sides"
+    )
     print(f"{len(rows['reward'])} demonstrations, {len(prompts)} prompts")
 
 

@@ -11,6 +11,7 @@ from shlex import split
 
 import pytest
 
+from crestline.cli.main import main
 from crestline.runs.lock import FolderLock
 
 # Words of the command line ({m} is the folder of material, {o} a place to write), and what the one
@@ -71,6 +72,13 @@ CASES = {
     "group of one": (RL + "reward_model --num_generations 1", "--num_generations"),
     "cold": (SAMPLE + "prompts.jsonl --temperature 0", "--temperature"),
     "too sure": ("crest {m}/rl_run --people pelican --confidence 1", "--confidence"),
+    "seed below zero": ("crest {m}/rl_run --people pelican --watch_seed -1", "--watch_seed"),
+    "careless people": (RANK + "pelican --flip_probability 0.9", "--flip_probability"),
+    "careless people at the crest": (
+        "crest {m}/rl_run --people pelican --flip_probability 0.9",
+        "--flip_probability",
+    ),
+    "careless people in a run": (RUN + "--flip_probability 0.9", "--flip_probability"),
     "no such algorithm": (RL + "reward_model --algorithm ppo", "--algorithm"),
     "another algorithm's": (RL + "reward_model --epsilon 0.1", "--epsilon"),
     "no such preset": ("run --preset huge", "--preset"),
@@ -240,23 +248,40 @@ def test_bad_input_in_a_process(material: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == {}
 
 
+def as_another_user(words: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of the command in a fork that lost root's rights, if it had them."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(write, 2)
+            sys.stderr = os.fdopen(2, "w", buffering=1)
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os._exit(main(words))
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read) as said:
+        err = said.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), err
+
+
 def test_no_permission(material: Path) -> None:
+    import crestline.training.pretrain  # noqa: F401  (the other user may not read packages)
+
     place = Path(tempfile.mkdtemp())  # pytest's own folder is closed to other users
     try:
         place.chmod(0o755)
         shutil.copy(material / "corpus.txt", place)
-        closed = place / "closed"
-        closed.mkdir(mode=0o555)
-        as_nobody = {"user": 65534, "group": 65534, "extra_groups": []} if not os.geteuid() else {}
-        words = ("pretrain", "--text", place / "corpus.txt", "--output_dir", closed / "out")
-        try:
-            ended = in_process(*words, **as_nobody)
-        except PermissionError:
-            pytest.skip("another user cannot run this Python")
-        if "No module named" in ended.stderr:
-            pytest.skip("another user cannot read this Python's packages")
-        check_line(ended.returncode, ended.stderr, "permission denied")
-        assert contents(closed) == {}
+        (place / "closed").mkdir(mode=0o555)
+        words = f"pretrain --text {place}/corpus.txt --output_dir {place}/closed/out"
+        code, err = as_another_user(words.split())
+        check_line(code, err, "permission denied")
+        assert contents(place / "closed") == {}
     finally:
         shutil.rmtree(place)
 

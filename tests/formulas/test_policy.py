@@ -50,9 +50,7 @@ def test_gradient_stops_only_where_the_clip_holds(ratio, advantage, moves) -> No
 def test_gradient_at_ratio_one_is_reinforce() -> None:
     advantages = torch.tensor([1.5, -0.5, 0.0])
     logprobs = torch.tensor([-0.3, -2.0, -1.0], requires_grad=True)
-    found = clipped_ratio_loss(
-        logprobs, logprobs.detach(), advantages, clip_low=0.2, clip_high=0.2
-    )
+    found = clipped_ratio_loss(logprobs, logprobs.detach(), advantages, clip_low=0.2, clip_high=0.2)
     assert found.tolist() == pytest.approx((-advantages).tolist())
     found.sum().backward()
     # REINFORCE: the gradient of -A log p with respect to log p

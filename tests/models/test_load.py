@@ -38,7 +38,9 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path: Path, load) -> Non
     assert loaded.dtype == torch.float32
     tokens = torch.tensor([[1, 20, 30, 2]])
     assert torch.allclose(loaded(tokens).logits, model(tokens).logits, atol=1e-6)
-    assert AutoTokenizer.from_pretrained(tmp_path)("cat")["input_ids"] == tokenizer("cat")["input_ids"]
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path)("cat")["input_ids"] == tokenizer("cat")["input_ids"]
+    )
     assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
     assert max_context(tmp_path) == 32
     assert not list(tmp_path.glob("*.bin"))
@@ -47,7 +49,7 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path: Path, load) -> Non
 def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="does not exist; give a model folder or a hub name"):
         load_policy(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="is not a model folder: it has no config.json"):
+    with pytest.raises(BadInput, match=r"is not a model folder: it has no config\.json"):
         load_policy(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(BadInput, match="cannot load a causal language model from") as refused:

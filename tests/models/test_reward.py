@@ -92,7 +92,10 @@ def test_saved_it_scores_the_same_here_and_in_plain_transformers(backbone: Path,
 
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    texts = [reward_model.tokenizer.decode(reward_model.encode(p, t)) for p, t in zip(PROMPTS, TEXTS, strict=True)]
+    texts = [
+        reward_model.tokenizer.decode(reward_model.encode(p, t))
+        for p, t in zip(PROMPTS, TEXTS, strict=True)
+    ]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
     with torch.no_grad():
         found = plain(**inputs).logits
@@ -131,7 +134,9 @@ def test_an_empty_text_has_a_score(llama_folder: Path) -> None:
     assert math.isfinite(reward_model.score([""], [""])[0])
 
 
-def test_half_depth_halves_the_blocks_and_keeps_their_weights(tiny_llama, tokenizer, tmp_path) -> None:
+def test_half_depth_halves_the_blocks_and_keeps_their_weights(
+    tiny_llama, tokenizer, tmp_path
+) -> None:
     whole = tiny_llama(num_hidden_layers=4)
     save_model(whole, tokenizer, tmp_path / "whole")
     half = new_reward_model(tmp_path / "whole", seed=0, max_length=32, half_depth=True)

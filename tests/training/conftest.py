@@ -99,7 +99,8 @@ def every_completion() -> Callable[..., Enumeration]:
     return enumerate_all
 
 
-WORDS = "cat dog hen fox owl bee ant cow pig rat emu yak elk ape bat cod eel fly gnu jay".split()
+ANIMALS = "cat dog hen fox owl bee ant cow pig rat emu yak elk ape bat cod eel fly gnu jay"
+WORDS = ANIMALS.split()
 
 
 def ask(word: str) -> list[dict[str, str]]:
@@ -131,9 +132,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [{"prompt": ask(w), "completion": [{"role": "assistant", "content": w}]} for w in WORDS],
     )
     write_rows(folder / "prompts.jsonl", [{"prompt": ask(word)} for word in WORDS])
-    write_rows(
-        folder / "rankings.jsonl", [ranking_row(word, n) for n, word in enumerate(WORDS)]
-    )
+    write_rows(folder / "rankings.jsonl", [ranking_row(word, n) for n, word in enumerate(WORDS)])
     tokenizer = train_tokenizer(texts, 300)
     base = new_llama(
         vocab_size=len(tokenizer),

@@ -1,7 +1,7 @@
 """Micro-batches, padding and untrained tokens cannot change an update."""
 
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 

@@ -44,9 +44,7 @@ def rates(kind: Any, warmup: float = 0.2, count: int = 10) -> list[float]:
 
 def test_schedules_by_hand() -> None:
     assert rates("constant") == [1.0] + [2.0] * 9
-    assert rates("linear") == pytest.approx(
-        [1.0, 2.0, 2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25]
-    )
+    assert rates("linear") == pytest.approx([1.0, 2.0, 2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25])
     cosine = [1 + math.cos(math.pi * step / 8) for step in range(8)]
     assert rates("cosine") == pytest.approx([1.0, 2.0, *cosine])
 

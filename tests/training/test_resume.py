@@ -259,7 +259,7 @@ def test_another_config_in_the_same_folder_is_refused(verb: str, task, tmp_path:
 
 def test_another_algorithm_in_the_same_folder_is_refused(task, tmp_path: Path) -> None:
     run_killed_after(settings("rloo", task), tmp_path / "run", 1)
-    with pytest.raises(BadInput, match="algorithm.name is 'rloo' there and 'grpo' here"):
+    with pytest.raises(BadInput, match=r"algorithm\.name is 'rloo' there and 'grpo' here"):
         run(settings("grpo", task), tmp_path / "run")
 
 

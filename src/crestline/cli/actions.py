@@ -50,7 +50,9 @@ def stage(verb: str, config: Any, machine: Machine, screen: ClosableScreen) -> N
     progress = screen.stage(verb, "loading")
     use(machine)
     implementation = getattr(import_module(STAGES[verb]), verb)
-    screen.say(f"wrote {implementation(config, device=machine.device, progress=progress)}")
+    path = implementation(config, device=machine.device, progress=progress)
+    screen.finish()
+    screen.say(f"wrote {path}")
 
 
 def use(machine: Machine) -> None:
@@ -83,7 +85,9 @@ def check_device(device: str) -> None:
 def rank(config: RankConfig, screen: ClosableScreen) -> None:
     from crestline.pipeline.rank import rank
 
-    screen.say(f"wrote {rank(config, progress=screen.stage('rank', ''))}")
+    path = rank(config, progress=screen.stage("rank", ""))
+    screen.finish()
+    screen.say(f"wrote {path}")
 
 
 def crest(config: CrestConfig, machine: Machine, screen: ClosableScreen) -> None:
@@ -133,6 +137,7 @@ def plan_lines(config: RunConfig) -> list[str]:
 
 def tell(verdict: Verdict, run_dir: str, screen: ClosableScreen) -> None:
     """The verdict in words, and where to look next."""
+    screen.finish()
     shipped = "nothing" if verdict.update is None else f"checkpoint-{verdict.update}"
     screen.say(f"verdict: {verdict.kind}; ships {shipped}")
     screen.say(verdict.reason)

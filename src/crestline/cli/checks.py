@@ -20,7 +20,7 @@ from crestline.pipeline.configs import (
     RunConfig,
     SampleConfig,
 )
-from crestline.pipeline.who import people_of
+from crestline.pipeline.who import people_of, world_of
 from crestline.runs.files import read_jsonl
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
@@ -54,10 +54,9 @@ def sample_input(config: SampleConfig) -> list[str]:
 
 
 def rank_input(config: RankConfig) -> list[str]:
-    people = people_of(config.people, seed=config.seed, flip_probability=config.flip_probability)
     return [
         data("dataset_name", config.dataset_name, lambda source, split: read_samples(source)),
-        f"people: {people.description}",
+        people(config.people, config.flip_probability),
         appended("output_file", config.output_file),
     ]
 
@@ -93,8 +92,8 @@ def crest_input(config: CrestConfig) -> list[str]:
     if config.people and config.stand_in:
         raise BadInput("--people and --stand_in exclude each other: one of them answers")
     if config.people:
-        people = people_of(config.people, seed=config.seed, flip_probability=0.0)
-        found.append(f"people: {people.description}; at most {config.watch.num_labels} labels")
+        who = people(config.people, config.flip_probability)
+        found.append(f"{who}; at most {config.watch.num_labels} labels")
     elif config.stand_in:
         found.append(model("stand_in", config.stand_in))
     else:
@@ -112,6 +111,7 @@ def chat_input(config: ChatConfig) -> list[str]:
 
 def run_input(config: RunConfig) -> list[str]:
     material, found = config.material, []
+    world_of(config.world.name)
     readers: dict[str, Reader] = {
         "text": read_texts,
         "demonstrations": read_demonstrations,
@@ -123,9 +123,9 @@ def run_input(config: RunConfig) -> list[str]:
             found.append(data(name, source, reader))
     if material.model_name_or_path:
         found.append(model("model_name_or_path", material.model_name_or_path))
+    who = people(material.people or config.world.name, config.world.flip_probability)
     if material.people:
-        people = people_of(material.people, seed=config.seed, flip_probability=0.0)
-        found.append(f"people: {people.description}")
+        found.append(who)
     is_there = RunFolder(config.output_dir).check(plain(config), what="run")
     return [*found, f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"]
 
@@ -175,6 +175,15 @@ def model(flag: str, name: str) -> str:
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise BadInput(f"--{flag} {name} does not exist; give a model folder or a hub name")
     return f"{flag}: {name}, from the Hugging Face hub"
+
+
+def people(flag: str, flip_probability: float) -> str:
+    """Looks whether there is somebody to ask."""
+    try:
+        found = people_of(flag, seed=0, flip_probability=flip_probability)
+    except ValueError as error:
+        raise BadInput(f"--{error}") from error
+    return f"people: {found.description}"
 
 
 def folder(config: Any, verb: str) -> str:

@@ -11,7 +11,15 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
 from rich.text import Text
 
 SHOWN = {
@@ -35,6 +43,8 @@ class ClosableScreen(Protocol):
     def say(self, text: str) -> None: ...
 
     def stage(self, name: str, text: str) -> Report: ...
+
+    def finish(self) -> None: ...
 
     def __enter__(self) -> ClosableScreen: ...
 
@@ -77,7 +87,7 @@ class PlainScreen:
 
     def stage(self, name: str, text: str) -> Report:
         """A stage begins, the one before it is over; what comes back is called as it goes on."""
-        self._finish()
+        self.finish()
         self._name, self._state = name, ""
         self._began = self._told = self._clock()
         latest: dict[str, float] = {}
@@ -94,7 +104,8 @@ class PlainScreen:
     def _line(self, state: str) -> None:
         self.say(f"{self._name:9} {state}  ({self._clock() - self._began:.0f} s)")
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """The running stage is over."""
         if self._name:
             self._line(f"{self._state}  done".lstrip())
         self._name = ""
@@ -109,7 +120,7 @@ class PlainScreen:
         traceback: TracebackType | None,
     ) -> None:
         if error is None:
-            self._finish()
+            self.finish()
 
 
 class LiveScreen:
@@ -117,14 +128,19 @@ class LiveScreen:
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
-            TextColumn("{task.description:9}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[metrics]}", markup=False),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=Column(min_width=9)),
+            BarColumn(bar_width=None, table_column=Column(min_width=8, max_width=30, ratio=1)),
+            MofNCompleteColumn(table_column=Column(min_width=7)),
+            TextColumn(
+                "{task.fields[metrics]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=3),
+            ),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
             console=console,
+            expand=True,
         )
-        self._running: Callable[[], None] = lambda: None
+        self._running: TaskID | None = None
 
     def say(self, text: str) -> None:
         """One line for people, above the bars."""
@@ -132,7 +148,7 @@ class LiveScreen:
 
     def stage(self, name: str, text: str) -> Report:
         """A stage begins, the one before it is over; what comes back is called as it goes on."""
-        self._running()
+        self.finish()
         task = self._bars.add_task(name, total=None, metrics=text[:60])
         latest: dict[str, float] = {}
 
@@ -140,13 +156,16 @@ class LiveScreen:
             latest.update(metrics)
             self._bars.update(task, completed=done, total=total, metrics=shown(latest))
 
-        def finish() -> None:
-            total = self._bars.tasks[task].total or 1
-            self._bars.update(task, completed=total, total=total)
-            self._bars.stop_task(task)
-
-        self._running = finish
+        self._running = task
         return report
+
+    def finish(self) -> None:
+        """The running stage is over."""
+        if self._running is not None:
+            total = self._bars.tasks[self._running].total or 1
+            self._bars.update(self._running, completed=total, total=total)
+            self._bars.stop_task(self._running)
+        self._running = None
 
     def __enter__(self) -> LiveScreen:
         self._bars.start()
@@ -159,5 +178,5 @@ class LiveScreen:
         traceback: TracebackType | None,
     ) -> None:
         if error is None:
-            self._running()
+            self.finish()
         self._bars.stop()

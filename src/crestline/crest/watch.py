@@ -63,6 +63,8 @@ class WatchConfig:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
         if self.first_share + self.confirm_share > 1.0:
             raise ValueError("first_share and confirm_share must leave labels to find the peak")
+        if self.watch_seed < 0:
+            raise ValueError(f"watch_seed must be at least 0, not {self.watch_seed}")
         if not 0.5 < self.confidence < 1.0:
             raise ValueError(f"confidence must lie between 0.5 and 1, not {self.confidence}")
 

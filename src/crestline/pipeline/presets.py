@@ -42,7 +42,7 @@ DEMO = RunConfig(
         algorithm=Rloo(),
         checkpoints=Checkpointing(distance_step=0.25, num_eval_prompts=512),
         optimization=Optimization(
-            learning_rate=2e-4, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=20
+            learning_rate=2.5e-4, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=20
         ),
     ),
     watch=WatchConfig(num_labels=1000),
