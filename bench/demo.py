@@ -130,13 +130,13 @@ class Seed:
 
     def regret(self, update: int) -> float:
         lost = [self.halves[self.oracle(1 - h)][h] - self.halves[update][h] for h in (0, 1)]
-        return sum(lost) / 2 / self.possible_gain
+        return sum(lost) / 2 / (self.possible_gain or float("nan"))
 
     @property
     def is_flat(self) -> bool:
         error = self.figures["gold"][str(self.best_update)]["gain_standard_error"]
         deviation = self.figures["reference_standard_deviation"]
-        return self.possible_gain < max(0.25 * deviation, 4 * error)
+        return self.possible_gain <= max(0.25 * deviation, 4 * error)
 
     @property
     def has_cliff(self) -> bool:
@@ -169,7 +169,8 @@ class Seed:
             if b <= best
         )
         return {
-            "rise": self.possible_gain / self.figures["reference_standard_deviation"],
+            "rise": self.possible_gain
+            / (self.figures["reference_standard_deviation"] or float("nan")),
             "crest_distance": distance[best],
             "crest_fraction": best / self.figures["num_updates"],
             "rising_checkpoints": rising,

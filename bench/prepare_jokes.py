@@ -14,8 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from crestline.data.splits import side_of, split_by_text
 from crestline.data.rankings import rankings_as_rows, read_rankings
+from crestline.data.splits import side_of, split_by_text
 from crestline.runs.files import write_jsonl_atomic
 
 FRACTIONS = {"reward": 0.4, "stand_in": 0.4, "test": 0.2}

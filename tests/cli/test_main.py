@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import crestline.cli.actions
+from crestline.cli.chat import visible
 from crestline.cli.verbs import VERBS
 from crestline.types import Paused
 
@@ -218,6 +219,10 @@ def test_chat_with_a_pipe(crestline: Run, material: Path, monkeypatch: pytest.Mo
     assert result.code == 0 and result.err == ""
     assert result.out.count("checkpoint-0") == 2
     assert "no such checkpoint" in result.out and "/quit leaves" in result.out
+
+
+def test_what_a_model_says_does_not_steer_the_terminal() -> None:
+    assert visible("a\x1b[2Jb\x07\x9b\r\n\tc") == "a[2Jb\n\tc"
 
 
 def test_chat_in_a_process_reads_any_bytes(material: Path) -> None:

@@ -13,7 +13,9 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from crestline.models.load import load_tokenizer, save_model
 from crestline.runs.files import read_jsonl
 from crestline.training.configs import (
     Checkpointing,
@@ -154,6 +156,7 @@ def test_killed_between_updates(verb: str, stops, task, whole, tmp_path: Path) -
         ("append_metrics", 5),  # its completions are written, its metrics are not
         ("save_checkpoint", 3),  # its metrics are written, its checkpoint is not
         ("forget_before", 2),  # two checkpoints could be resumed from
+        ("save_checkpoint", 1),  # the reference is measured, and not yet a checkpoint
         ("evaluate", 1),  # before there is any checkpoint
         ("evaluate", 2),
         ("append_jsonl", 1),  # an evaluation without its line
@@ -196,6 +199,19 @@ def test_killed_before_the_last_checkpoint_replaced_the_one_before(task, whole, 
     shutil.move(aside, tmp_path / "run" / "checkpoint-6")
     run(config, tmp_path / "run")
     check_same(tmp_path / "run", whole("sft"))
+
+
+def test_dropout_draws_the_same_after_a_kill(task, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(task / "base")
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 48}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), eos_token_id=4, **sizes))
+    assert model.config.resid_pdrop > 0
+    save_model(model, tokenizer, tmp_path / "base")
+    config = replace(settings("sft", task), model_name_or_path=str(tmp_path / "base"))
+    run(config, tmp_path / "whole")
+    run_killed_after(config, tmp_path / "run", 4)
+    run(config, tmp_path / "run")
+    check_same(tmp_path / "run", tmp_path / "whole")
 
 
 CHILD = """

@@ -13,6 +13,7 @@ from crestline.training.reward import (
     half_if_equal,
     measure,
     num_truncated,
+    ranked_pairs,
     reward,
     split_rankings,
 )
@@ -64,9 +65,20 @@ def test_measure_by_hand() -> None:
     assert slope == pytest.approx(0, abs=1e-3)
 
 
-def test_only_ties_cannot_be_measured() -> None:
-    with pytest.raises(BadInput, match="no two completions of which one is better"):
-        measure(LongerIsBetter(), [ranking("a bb", 0, 0), ranking("a bb", 0, None)], seed=0)
+def test_only_ties_cannot_be_measured(task: Path, tmp_path: Path) -> None:
+    row = json.loads((task / "rankings.jsonl").read_text().splitlines()[0])
+    for answer in row["completions"]:
+        answer["rank"] = 0
+    (tmp_path / "ties.jsonl").write_text(f"{json.dumps(row)}\n" * 5)
+    config = settings(task, tmp_path / "reward", eval_dataset_name=str(tmp_path / "ties.jsonl"))
+    with pytest.raises(BadInput, match="rank"):
+        reward(config)
+    assert not (tmp_path / "reward" / "metrics.jsonl").exists()  # said before the training
+
+
+def test_ranked_pairs_by_hand() -> None:
+    assert ranked_pairs(ranking("a b c d", 1, 0, None, 1)) == [(1, 0), (1, 3)]
+    assert ranked_pairs(ranking("a b", 0, 0)) == ranked_pairs(ranking("a b", 0, None)) == []
 
 
 def test_half_if_equal() -> None:

@@ -16,7 +16,8 @@ from crestline.runs.files import read_json, read_jsonl
 from crestline.runs.tables import read_table
 from crestline.training.configs import Checkpointing, Grpo, Optimization, RlConfig, Rloo
 from crestline.training.evaluation import distinct_2, evaluate, exact_kl
-from crestline.training.rl import prompt_column, rl, split_prompts, summary
+from crestline.training.rl import DistanceGrid, prompt_column, rl, split_prompts, summary
+from crestline.training.seeds import stream
 from crestline.types import BadInput, Completion
 
 CHAT = [{"role": "user", "content": "Say cat."}]
@@ -118,9 +119,12 @@ def test_a_checkpoint_read_back_says_and_measures_the_same(finished, lines, task
     mean = read_json(task / "judge" / "config.json")["crestline"]["mean"]
     by_hand = [1 / (1 + math.exp(-(value - mean) / 1.5)) for value in raw]
     np.testing.assert_allclose(rows["calibrated"], by_hand, atol=1e-5)
-    found = evaluate(policy, reference, sampler, judge, held, range(4), micro_batch_size=3)
+    seeds = [stream(0, "evaluate", n) for n in range(4)]  # the same at every checkpoint
+    found = evaluate(policy, reference, sampler, judge, held, seeds, micro_batch_size=3)
+    assert found.rows["completion"] == rows["completion"]
+    np.testing.assert_allclose(found.rows["kl"], rows["kl"], atol=1e-4)
     # KL of what is sampled: at the temperature of sampling
-    completions = sampler.sample(held, range(4))
+    completions = sampler.sample(held, seeds)
     kl, _ = exact_kl(policy, reference, sampler.encode(held), completions, 9, temperature=0.8)
     np.testing.assert_allclose(found.rows["kl"], kl, atol=1e-5)
     assert found.summary["kl"] != pytest.approx(
@@ -202,6 +206,50 @@ def test_grpo_with_beta_charges_kl_in_the_loss(task: Path, tmp_path: Path) -> No
     assert all("kl" in row and "clip_ratio/region_mean" in row for row in metrics)
     rows = read_table(tmp_path / "run/completions/completions_00004.parquet")
     assert rows["reward"] == pytest.approx(rows["score"], abs=1e-6)
+
+
+class Diary(DistanceGrid):
+    """A grid that notes when it would have measured."""
+
+    def measure(self, update: int) -> None:
+        self.measured = [*getattr(self, "measured", []), update]
+
+
+def diary(kl: list[float | None], num_updates: int = 99, **changes: Any) -> Diary:
+    config = Checkpointing(**({"distance_step": 0.5} | changes))
+    grid = Diary(config, source=None, prompts=[], num_updates=num_updates)  # type: ignore[arg-type]
+    grid.measured = []
+    for update, value in enumerate(kl, 1):
+        kept = grid.after_update(update, {} if value is None else {"kl": value})
+        assert kept == (update in grid.measured)
+    return grid
+
+
+def test_the_grid_keeps_what_moved_on_by_a_step() -> None:
+    # distances 0.1 0.4 0.6 | 0.9 1.2 | ... in steps of 0.5 since the last that was kept
+    distances = [0.1, 0.4, 0.6, 0.6, 0.6, 0.9, 1.2, 1.2, 1.2]
+    assert diary([d**2 for d in distances]).measured == [4, 8]  # the median of three lags by one
+    assert diary([None, 0.01, None, 0.01]).measured == []
+    assert diary([0.01, 0.01, 25.0, 0.01, 0.01]).measured == []  # one noisy update
+    assert diary([1.0, 1.0, 0.04, 0.04, 0.04]).measured == [1, 4]  # on the way back too
+    assert diary([-0.5, -0.5, 0.0]).measured == []  # k1 can be negative
+
+
+def test_the_grid_keeps_the_last_update_whatever_it_is() -> None:
+    assert diary([0.0, 0.0, None], num_updates=3).measured == [3]
+
+
+def test_the_grid_goes_on_from_its_state() -> None:
+    kl = [float(d) ** 2 for d in np.linspace(0, 4, 30)]
+    whole = diary(kl, max_checkpoints=3)
+    for stop in range(1, 30):
+        first = diary(kl[:stop], max_checkpoints=3)
+        second = diary([], max_checkpoints=3)
+        second.load(json.loads(json.dumps(first.state())))
+        for update in range(stop + 1, 31):
+            second.after_update(update, {"kl": kl[update - 1]})
+        assert first.measured + second.measured == whole.measured
+        assert second.state() == whole.state()
 
 
 def test_the_step_doubles_when_too_many_are_kept(task: Path, tmp_path: Path) -> None:

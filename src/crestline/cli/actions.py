@@ -130,7 +130,7 @@ def resume(run_dir: str) -> None:
 
 def plan_lines(config: RunConfig) -> list[str]:
     """What a run would do, a line for each stage."""
-    from crestline.pipeline.run import plan
+    from crestline.pipeline.plan import plan
 
     return [f"  {stage:9} {text}" for stage, text in plan(config)]
 

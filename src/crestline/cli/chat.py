@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -52,8 +53,17 @@ def talk(config: ChatConfig, open_chat: Callable[[ChatConfig], Conversation]) ->
                 print(HINT, flush=True)
             elif line:
                 try:
-                    print(conversation.say(line), flush=True)
+                    print(visible(conversation.say(line)), flush=True)
                 except BadInput as error:  # a message that does not fit the model
                     print(error, flush=True)
     if is_terminal:
         print()
+
+
+def visible(text: str) -> str:
+    """The text without control characters: what a model says must not steer the terminal.
+
+    >>> visible("red\\x1b[31m")
+    'red[31m'
+    """
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")

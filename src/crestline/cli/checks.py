@@ -20,6 +20,7 @@ from crestline.pipeline.configs import (
     RunConfig,
     SampleConfig,
 )
+from crestline.pipeline.plan import plan
 from crestline.pipeline.who import people_of, world_of
 from crestline.runs.files import read_jsonl
 from crestline.runs.folder import RunFolder
@@ -111,6 +112,7 @@ def chat_input(config: ChatConfig) -> list[str]:
 
 def run_input(config: RunConfig) -> list[str]:
     material, found = config.material, []
+    plan(config)
     world_of(config.world.name)
     readers: dict[str, Reader] = {
         "text": read_texts,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from crestline.crest.watch import WatchConfig
+from crestline.crest.configs import WatchConfig
 from crestline.training.configs import (
     PretrainConfig,
     RewardConfig,
     RlConfig,
     SftConfig,
+    at_least,
     positive,
 )
 
@@ -142,6 +143,13 @@ class WorldConfig:
     num_gold_completions: int = 1024
     """Completions per checkpoint on which the hidden gold is measured after the verdict; 0 measures none."""
 
+    def __post_init__(self) -> None:
+        positive(self, "num_texts", "num_demonstrations", "num_prompts")
+        at_least(self, 2, "num_heldout_prompts")
+        at_least(self, 0, "num_gold_completions", "flip_probability")
+        if self.flip_probability > 0.5:
+            raise ValueError(f"flip_probability must be at most 0.5, got {self.flip_probability}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -163,3 +171,6 @@ class RunConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     rl: RlConfig = field(default_factory=RlConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "seed", "num_threads")

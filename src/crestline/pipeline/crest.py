@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from crestline import __version__
-from crestline.crest.watch import Watch, WatchConfig
+from crestline.crest.configs import WatchConfig
+from crestline.crest.watch import Watch
 from crestline.models.reward import load_reward_model
 from crestline.pipeline.configs import CrestConfig
 from crestline.pipeline.screen import Progress, silent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crestline.crest.watch import WatchConfig
+from crestline.crest.configs import WatchConfig
 from crestline.pipeline.configs import RunConfig, SampleConfig, WorldConfig
 from crestline.training.configs import (
     Checkpointing,

@@ -34,6 +34,8 @@ class Optimization:
 
     def __post_init__(self) -> None:
         positive(self, "learning_rate", "max_grad_norm", "micro_batch_size", "save_updates")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio must be in [0, 1], got {self.warmup_ratio}")
 
@@ -75,6 +77,8 @@ class PretrainConfig:
             "num_updates",
         )
         positive(self, "batch_size")
+        at_least(self, 3, "max_length")
+        at_least(self, 0, "seed")
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
                 f"hidden_size must be an even multiple of num_heads, got {self.hidden_size} and {self.num_heads}"
@@ -109,6 +113,7 @@ class SftConfig:
 
     def __post_init__(self) -> None:
         positive(self, "num_train_epochs", "batch_size", "max_length")
+        at_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +146,7 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         positive(self, "num_train_epochs", "batch_size", "max_length")
+        at_least(self, 0, "seed")
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"eval_fraction must be between 0 and 1, got {self.eval_fraction}")
 
@@ -217,8 +223,8 @@ class RlConfig:
 
     def __post_init__(self) -> None:
         positive(self, "num_updates", "num_prompts", "max_completion_length", "temperature")
-        if self.num_generations < 2:
-            raise ValueError(f"num_generations must be at least 2, got {self.num_generations}")
+        at_least(self, 2, "num_generations")
+        at_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +241,9 @@ class Checkpointing:
     """Held-out prompts that every kept checkpoint answers."""
 
     def __post_init__(self) -> None:
-        positive(self, "distance_step", "max_checkpoints", "num_eval_prompts")
+        positive(self, "distance_step", "max_checkpoints")
+        at_least(self, 0, "distance_growth")
+        at_least(self, 2, "num_eval_prompts")
 
 
 def required(config: object, *names: str) -> None:
@@ -243,6 +251,13 @@ def required(config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name):
             raise BadInput(f"--{name} is missing; see --help")
+
+
+def at_least(config: object, least: float, *names: str) -> None:
+    """Raise ValueError naming the first of these fields that is below `least`."""
+    for name in names:
+        if not getattr(config, name) >= least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
 
 
 def positive(config: object, *names: str) -> None:

@@ -92,6 +92,8 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
         if finished(folder):
             return folder.path / "model"
         train, held, dropped = split_rankings(config)
+        if not any(ranked_pairs(ranking) for ranking in held):
+            raise BadInput("the held-out rankings hold no two completions of which one is better")
         reward_model = new_reward_model(
             config.model_name_or_path,
             seed=stream(config.seed, "head"),
@@ -161,17 +163,12 @@ def measure(
     for number, ranking in enumerate(rankings):
         raw = [next(scores) for _ in ranking.completions]
         values += raw
-        for i, rank in enumerate(ranking.ranks):
-            for j, other in enumerate(ranking.ranks):
-                if rank is None or other is None or rank >= other:
-                    continue
-                differences.append(raw[i] - raw[j])
-                right.append(half_if_equal(raw[i], raw[j]))
-                lengths = [len(ranking.completions[k]) for k in (i, j)]
-                longer.append(half_if_equal(lengths[0], lengths[1]))
-                group.append(number)
-    if not right:
-        raise BadInput("the held-out rankings hold no two completions of which one is better")
+        for i, j in ranked_pairs(ranking):
+            differences.append(raw[i] - raw[j])
+            right.append(half_if_equal(raw[i], raw[j]))
+            lengths = [len(ranking.completions[k]) for k in (i, j)]
+            longer.append(half_if_equal(lengths[0], lengths[1]))
+            group.append(number)
     low, high = bootstrap_interval(right, groups=group, seed=seed)
     calibration = Calibration(float(np.mean(values)), fit_temperature(differences))
     return calibration, {
@@ -184,6 +181,16 @@ def measure(
         "mean": calibration.mean,
         "temperature": calibration.temperature,
     }
+
+
+def ranked_pairs(ranking: Ranking) -> list[tuple[int, int]]:
+    """Places (better, worse) of every two completions that people ranked and did not tie."""
+    return [
+        (i, j)
+        for i, rank in enumerate(ranking.ranks)
+        for j, other in enumerate(ranking.ranks)
+        if rank is not None and other is not None and rank < other
+    ]
 
 
 def half_if_equal(left: float, right: float) -> float:
