@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crestline.crest.watch import Watch, WatchConfig
+    from crestline.crest.configs import WatchConfig
+    from crestline.crest.watch import Watch
     from crestline.pipeline.configs import (
         ChatConfig,
         CrestConfig,
@@ -53,7 +54,7 @@ _HOMES = {
     "SampleConfig": "crestline.pipeline.configs",
     "SftConfig": "crestline.training.configs",
     "Watch": "crestline.crest.watch",
-    "WatchConfig": "crestline.crest.watch",
+    "WatchConfig": "crestline.crest.configs",
     "find_crest": "crestline.pipeline.crest:crest",
     "pretrain": "crestline.training.pretrain",
     "rank": "crestline.pipeline.rank",

@@ -71,7 +71,7 @@ def test_only_ties_cannot_be_measured(task: Path, tmp_path: Path) -> None:
         answer["rank"] = 0
     (tmp_path / "ties.jsonl").write_text(f"{json.dumps(row)}\n" * 5)
     config = settings(task, tmp_path / "reward", eval_dataset_name=str(tmp_path / "ties.jsonl"))
-    with pytest.raises(BadInput, match="rank"):
+    with pytest.raises(BadInput, match=r"no usable ranking \(5 all tied\)"):
         reward(config)
     assert not (tmp_path / "reward" / "metrics.jsonl").exists()  # said before the training
 

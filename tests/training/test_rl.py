@@ -235,6 +235,12 @@ def test_the_grid_keeps_what_moved_on_by_a_step() -> None:
     assert diary([-0.5, -0.5, 0.0]).measured == []  # k1 can be negative
 
 
+def test_the_step_grows_with_the_distance() -> None:
+    kl = [d**2 for d in (10.0, 10.8, 10.8, 11.1, 11.1)]
+    assert diary(kl, distance_growth=0.1).measured == [1, 5]
+    assert diary(kl, distance_growth=0.0).measured == [1, 3]
+
+
 def test_the_grid_keeps_the_last_update_whatever_it_is() -> None:
     assert diary([0.0, 0.0, None], num_updates=3).measured == [3]
 
