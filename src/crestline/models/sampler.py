@@ -240,6 +240,8 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[PromptText]) -> list[list[i
     first = tokenizer.bos_token_id
     if first is None:
         first = tokenizer.eos_token_id
+    if first is None and not all(encoded):
+        raise BadInput("an empty prompt needs a tokenizer with a begin or an end token")
     adds_bos = (
         tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("a")["input_ids"]
     )

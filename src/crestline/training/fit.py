@@ -116,7 +116,7 @@ def resume(folder: RunFolder, learner: Learner, hook: AfterUpdate | None) -> int
         trainer = read_json(path / "trainer.json")
     except Exception as error:
         raise BadInput(
-            f"cannot read {path}: {error}; remove that folder to resume before it"
+            f"cannot read {path}: {error}; restore it, or start anew in another --output_dir"
         ) from None
     missing, unexpected = learner.model.load_state_dict(weights, strict=False)
     tied = set(getattr(learner.model, "all_tied_weights_keys", None) or ())

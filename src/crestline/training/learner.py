@@ -47,9 +47,15 @@ def has_fast_bfloat16(device_type: str) -> bool:
 
 
 class Learner:
-    """A model with AdamW; `update` makes one step from one batch, in micro-batches."""
+    """A model with AdamW; `update` makes one step from one batch, in micro-batches.
 
-    def __init__(self, model: Any, config: Optimization, num_updates: int) -> None:
+    dropout: False trains without the model's dropout, as RL must: what is trained is what sampled.
+    """
+
+    def __init__(
+        self, model: Any, config: Optimization, num_updates: int, *, dropout: bool = True
+    ) -> None:
+        self.dropout = dropout
         self.model, self.config, self.num_updates = model, config, num_updates
         self.device_type = next(model.parameters()).device.type
         self.bfloat16 = config.dtype == "bfloat16" or (
@@ -65,7 +71,7 @@ class Learner:
 
     def update(self, batch: Batch, loss: Loss, update: int) -> dict[str, float]:
         """One optimiser step. Raises Paused, with the weights untouched, if loss or gradient is not finite."""
-        self.model.train()
+        self.model.train(self.dropout)
         sums: dict[str, Mean] = {}
         total = 0.0
         for part in batch.parts(self.config.micro_batch_size):

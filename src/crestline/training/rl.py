@@ -249,7 +249,7 @@ def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) ->
         sampler.encode([*train, *held])
         source = RlSource(config, folder, policy, reference, sampler, reward_model, train)
         grid = DistanceGrid(config.checkpoints, source, held, num_updates=config.num_updates)
-        learner = Learner(policy, config.optimization, config.num_updates)
+        learner = Learner(policy, config.optimization, config.num_updates, dropout=False)
         if not (folder.path / "checkpoint-0").exists():
             folder.cut_to(-1)
             grid.measure(0)
