@@ -33,8 +33,8 @@ QUICK = [
     "write:rl@3",
 ]
 FULL = [
-    *(f"{stage}@{place}" for stage in ("pretrain", "sft", "reward") for place in (0.2, 0.9)),
-    *(f"rl@{place}" for place in (0.1, 0.35, 0.6, 0.95)),
+    *(f"{stage}@{place}" for stage in ("pretrain", "sft", "reward") for place in (0.2, 0.7)),
+    *(f"rl@{place}" for place in (0.1, 0.35, 0.6, 0.8)),
     *(f"{stage}@0.5" for stage in ("sample", "rank", "gold")),
     "crest@0.3",
     "crest@0.8",

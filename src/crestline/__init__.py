@@ -36,11 +36,16 @@ if TYPE_CHECKING:
     from crestline.training.reward import reward
     from crestline.training.rl import rl
     from crestline.training.sft import sft
+    from crestline.types import BadInput, Duel, Observation, Verdict
 
 __version__ = "0.1.0"
 
 # `crestline.crest` is the package of the watch, so the verb crest is called find_crest here.
 _HOMES = {
+    "BadInput": "crestline.types",
+    "Duel": "crestline.types",
+    "Observation": "crestline.types",
+    "Verdict": "crestline.types",
     "ChatConfig": "crestline.pipeline.configs",
     "CrestConfig": "crestline.pipeline.configs",
     "Grpo": "crestline.training.configs",
@@ -67,9 +72,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "BadInput",
     "ChatConfig",
     "CrestConfig",
+    "Duel",
     "Grpo",
+    "Observation",
     "PretrainConfig",
     "RankConfig",
     "ReportConfig",
@@ -79,6 +87,7 @@ __all__ = [
     "RunConfig",
     "SampleConfig",
     "SftConfig",
+    "Verdict",
     "Watch",
     "WatchConfig",
     "find_crest",

@@ -8,9 +8,12 @@ import pytest
 import crestline
 
 NAMES = [
+    "BadInput",
     "ChatConfig",
     "CrestConfig",
+    "Duel",
     "Grpo",
+    "Observation",
     "PretrainConfig",
     "RankConfig",
     "ReportConfig",
@@ -20,6 +23,7 @@ NAMES = [
     "RunConfig",
     "SampleConfig",
     "SftConfig",
+    "Verdict",
     "Watch",
     "WatchConfig",
     "find_crest",

@@ -130,17 +130,17 @@ def test_it_learns_calibrates_and_says_how_well(task: Path, tmp_path: Path) -> N
     assert evaluation["num_dropped_by_split"] == evaluation["num_truncated"] == 0
     found = load_reward_model(folder)
     assert found.calibration == Calibration(evaluation["mean"], evaluation["temperature"])
-    _, held, _ = split_rankings(config)
+    _, held, _, _ = split_rankings(config)
     raw = [found.score([r.prompt], [text])[0] for r in held for text in r.completions]
     assert found.calibration.mean == pytest.approx(sum(raw) / len(raw), abs=1e-4)
 
 
 def test_no_prompt_stands_on_both_sides(task: Path, tmp_path: Path) -> None:
-    train, held, dropped = split_rankings(settings(task, tmp_path))
+    train, held, dropped, _ = split_rankings(settings(task, tmp_path))
     assert (len(train) + len(held), dropped) == (20, 0)
     prompts = [{json.dumps(r.prompt) for r in side} for side in (train, held)]
     assert not prompts[0] & prompts[1]
-    everything, same, _ = split_rankings(
+    everything, same, _, _ = split_rankings(
         settings(task, tmp_path, eval_dataset_name=str(task / "rankings.jsonl"))
     )
     assert everything == same and len(same) == 20

@@ -6,7 +6,6 @@ the verb that was asked for pays.
 
 from __future__ import annotations
 
-import os
 import re
 from importlib import import_module
 from pathlib import Path
@@ -60,7 +59,8 @@ def use(machine: Machine) -> None:
     check_device(machine.device)
     import torch
 
-    torch.set_num_threads(machine.num_threads or os.cpu_count() or 1)
+    if machine.num_threads:
+        torch.set_num_threads(machine.num_threads)
     kind = machine.device.partition(":")[0]
     there = {
         "cpu": True,
@@ -143,4 +143,5 @@ def tell(verdict: Verdict, run_dir: str, screen: ClosableScreen) -> None:
     screen.say(verdict.reason)
     page = Path(run_dir) / "report.html"
     look = f"look at {page}" if page.is_file() else f"crestline report {run_dir}"
-    screen.say(f"next: {look}; crestline chat {run_dir}")
+    chat = "" if verdict.update is None else f"; crestline chat {run_dir}"
+    screen.say(f"next: {look}{chat}")

@@ -35,7 +35,7 @@ class Machine:
     device: str = "cpu"
     """cpu, cuda, cuda:1 or mps."""
     num_threads: int = 0
-    """CPU threads; 0 takes all cores. The same number gives the same bits."""
+    """CPU threads; 0 leaves it to torch: all cores, or OMP_NUM_THREADS. The same number gives the same bits."""
 
     def __post_init__(self) -> None:
         if self.num_threads < 0:

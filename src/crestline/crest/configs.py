@@ -28,7 +28,7 @@ class WatchConfig:
     """probability needed to say that the run peaked, and that it beats the reference"""
 
     min_duels: int = 30
-    """ranked duels after the first pass, below which the verdict is not_measured"""
+    """ranked duels near the supposed peak, below which the verdict is not_measured"""
 
     watch_seed: int = 0
     """seed of which duels are asked"""

@@ -226,7 +226,7 @@ def _not_measured(tally: Tally, min_duels: int, answered_by: str) -> Verdict:
         answered_by=answered_by,
         reason=(
             f"{tally.num_labels} duels were answered, {tally.chosen_count} of them ranked duels "
-            f"after the first pass over the checkpoints; at least {min_duels} such are needed."
+            f"near the supposed peak; at least {min_duels} such are needed."
         ),
     )
 
@@ -236,4 +236,6 @@ def _percent(fraction: float) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:] if text else "Whoever answered"
+    if not text:
+        return "Whoever answered"
+    return f"The {text}" if text in ("function", "stand-in") else text[:1].upper() + text[1:]

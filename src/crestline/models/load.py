@@ -42,7 +42,11 @@ def load_policy(name_or_path: str | Path, *, device: str = "cpu") -> Any:
 
     Raises BadInput if the folder or hub name holds no such model.
     """
-    return _load(AutoModelForCausalLM, name_or_path, device, "a causal language model")
+    model = _load(AutoModelForCausalLM, name_or_path, device, "a causal language model")
+    made_for = model.config.architectures or [""]
+    if made_for[0].endswith("ForSequenceClassification"):
+        raise BadInput(f"{name_or_path} is a reward model or classifier, not a language model")
+    return model
 
 
 def _load(kind: Any, name_or_path: str | Path, device: str, what: str, **arguments: Any) -> Any:

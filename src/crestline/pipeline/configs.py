@@ -160,7 +160,7 @@ class RunConfig:
     seed: int = 0
     """Decides every random choice of every stage."""
     num_threads: int = 0
-    """CPU threads; 0 takes all cores. The same number gives the same bits."""
+    """CPU threads; 0 leaves it to torch: all cores, or OMP_NUM_THREADS. The same number gives the same bits."""
     device: str = "cpu"
     """cpu, cuda or mps."""
     material: Material = field(default_factory=Material)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,15 @@ def crest(config: CrestConfig, *, device: str = "cpu", progress: Progress = sile
             load_reward_model(config.stand_in, device=device),
             f"a stand-in: the reward model {Path(config.stand_in).name}, kept apart from RL's",
         )
-    verdict = ask_and_decide(
-        checkpoints, people, config.watch, Path(config.run_dir), config.seed, progress
-    )
-    ship(verdict, checkpoints, Path(config.run_dir), ship_unmeasured=config.ship_unmeasured)
+    run_dir = Path(config.run_dir)
+    verdict = ask_and_decide(checkpoints, people, config.watch, run_dir, config.seed, progress)
+    if verdict.update is None and config.ship_unmeasured:
+        reason = f"{verdict.reason} The last checkpoint ships on request, unmeasured."
+        verdict = replace(verdict, update=checkpoints.updates[-1], reason=reason)
+    with writing(run_dir):
+        (run_dir / "report.html").unlink(missing_ok=True)
+    write_json(run_dir / "verdict.json", asdict(verdict))
+    ship(verdict, checkpoints, run_dir)
     return verdict
 
 
@@ -121,7 +126,7 @@ def ask_and_decide(
     seed: int,
     progress: Progress,
 ) -> Verdict:
-    """Duel checkpoints against the reference until the labels are spent; writes answers.jsonl, verdict.json."""
+    """Duel checkpoints against the reference until the labels are spent; writes answers.jsonl."""
     watch = Watch(config, num_prompts=len(checkpoints.prompts))
     for row in checkpoints.rows:
         watch.observe(
@@ -129,7 +134,14 @@ def ask_and_decide(
         )
     answers = run_dir / "answers.jsonl"
     num_asked = 0
+    answered_by: str = people.answered_by if people else "nobody"
     for row in read_jsonl(answers, missing_ok=True):
+        if people is not None and row["answered_by"] != people.answered_by:
+            raise BadInput(
+                f"{answers} holds answers by {row['answered_by']!r}, but {people.answered_by!r} is to answer now; "
+                "move the file away to ask anew"
+            )
+        answered_by = row["answered_by"]
         try:
             take(watch, row)
         except ValueError as error:
@@ -151,9 +163,7 @@ def ask_and_decide(
             progress(num_asked, config.num_labels, {})
         append_jsonl(answers, waiting)
         waiting = []
-    verdict = watch.verdict(people.answered_by if people else "nobody")
-    write_json(run_dir / "verdict.json", asdict(verdict))
-    return verdict
+    return watch.verdict(answered_by)
 
 
 def take(watch: Watch, row: Mapping[str, Any]) -> None:
@@ -193,16 +203,11 @@ def duel(
     }
 
 
-def ship(
-    verdict: Verdict, checkpoints: Checkpoints, run_dir: Path, *, ship_unmeasured: bool = False
-) -> Path | None:
+def ship(verdict: Verdict, checkpoints: Checkpoints, run_dir: Path) -> Path | None:
     """Copy the checkpoint that the verdict names to model/, with a card that says how it was chosen."""
-    update = verdict.update
-    if update is None:
-        if not ship_unmeasured:
-            return None
-        update = checkpoints.updates[-1]
-    source = checkpoint_path(checkpoints.path, update)
+    if verdict.update is None:
+        return None
+    source = checkpoint_path(checkpoints.path, verdict.update)
     if not source.is_dir():
         raise BadInput(f"{source} is gone, but the verdict ships it; restore it or run rl again")
     target = run_dir / "model"
@@ -213,6 +218,10 @@ def ship(
         write_card(
             temporary,
             verdict=asdict(verdict),
-            facts={**facts_of(run_dir), "versions": {"crestline": __version__}},
+            facts={
+                **facts_of(run_dir),
+                "versions": {"crestline": __version__},
+                "chat": not isinstance(checkpoints.prompts[0], str),
+            },
         )
     return target

@@ -88,7 +88,7 @@ SMOKE = RunConfig(
             learning_rate=2e-3, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=4
         ),
     ),
-    watch=WatchConfig(num_labels=60),
+    watch=WatchConfig(num_labels=120),
 )
 """Every stage in seconds; it proves that things work, not that the model is any good."""
 

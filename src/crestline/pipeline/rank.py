@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crestline.data.formats import read_samples
-from crestline.data.rankings import rankings_as_rows
+from crestline.data.rankings import rankings_as_rows, read_rankings
 from crestline.pipeline.configs import RankConfig
 from crestline.pipeline.screen import Progress, silent
 from crestline.pipeline.who import people_of
@@ -23,9 +23,7 @@ def rank(config: RankConfig, *, progress: Progress = silent) -> Path:
     samples = read_samples(config.dataset_name)
     people = people_of(config.people, seed=config.seed, flip_probability=config.flip_probability)
     path = Path(config.output_file)
-    num_done = len(read_jsonl(path, missing_ok=True))
-    if num_done > len(samples):
-        raise BadInput(f"{path} holds {num_done} rankings, more than there are samples")
+    num_done = check_done(path, samples, people)
     several = ANSWERS_PER_WRITE if people.answered_by == "simulated people" else 1
     waiting: list[Ranking] = []
     for number in range(num_done, len(samples)):
@@ -36,6 +34,21 @@ def rank(config: RankConfig, *, progress: Progress = silent) -> Path:
             waiting = []
             progress(number + 1, len(samples), {})
     return path
+
+
+def check_done(
+    path: Path, samples: Sequence[tuple[PromptText, Sequence[str]]], people: People
+) -> int:
+    """How many rankings the file holds. Raises BadInput if they are not of these samples by these people."""
+    if not read_jsonl(path, missing_ok=True):
+        return 0
+    done = read_rankings(str(path), keep_all=True)
+    asked = [(prompt, tuple(completions)) for prompt, completions in samples]
+    if [(row.prompt, row.completions) for row in done] != asked[: len(done)]:
+        raise BadInput(f"{path} holds rankings of other samples; choose another --output_file")
+    if any(row.answered_by != people.answered_by for row in done):
+        raise BadInput(f"{path} holds rankings by others; choose another --output_file")
+    return len(done)
 
 
 def ask(

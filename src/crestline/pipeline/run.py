@@ -6,7 +6,9 @@ again, and one that was killed goes on where it was.
 
 from __future__ import annotations
 
-import os
+import contextlib
+import ctypes
+import gc
 import resource
 import time
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from crestline.data.formats import (
     texts_as_rows,
 )
 from crestline.data.rankings import rankings_as_rows, read_rankings
-from crestline.data.splits import split_by_prompt, split_by_text
+from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_text
 from crestline.pipeline.configs import CrestConfig, RankConfig, RunConfig
 from crestline.pipeline.crest import Checkpoints, crest
 from crestline.pipeline.gold import write_gold
@@ -45,6 +47,8 @@ from crestline.training.seeds import stream
 from crestline.training.sft import sft
 from crestline.types import BadInput, Prompt, Ranking, Verdict
 
+MIN_PROMPTS = 20
+
 
 def run(config: RunConfig, *, screen: Screen) -> Verdict:
     """Do every stage that is not done yet and return the verdict."""
@@ -52,7 +56,8 @@ def run(config: RunConfig, *, screen: Screen) -> Verdict:
     material = config.material
     if material.people:
         people_of(material.people, seed=config.seed, flip_probability=0.0)
-    torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
     folder = RunFolder(Path(config.output_dir))
     resumed = folder.open_or_create(plain(config), what="run")
     try:
@@ -75,6 +80,13 @@ def resume(run_dir: str, *, screen: Screen) -> Verdict:
         raise BadInput(f"{run_dir} holds no run (no config.yaml); start one with: crestline run")
     config = build(RunConfig, folder.read_config(), where=str(folder.config_path))
     return run(replace(config, output_dir=run_dir), screen=screen)
+
+
+def release_memory() -> None:
+    """Give what a stage used back to the system, so that the peak is that of one stage and not of their sum."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Stages:
@@ -115,6 +127,7 @@ class _Stages:
             return
         began = time.perf_counter()
         work(self.screen.stage(name, self.told.get(name, "")))
+        release_memory()
         stage["state"] = "done"
         stage["seconds"] = round(stage["seconds"] + time.perf_counter() - began, 2)
         stage["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -155,13 +168,18 @@ class _Stages:
         else:
             rows = read_demonstrations(material.demonstrations)
             prompts = [Prompt(text=row.prompt) for row in rows]
-        sides = split_by_prompt(
-            prompts, lambda row: row.text, {"train": 0.8, "heldout": 0.2}, self.config.seed
-        )
-        if len(sides["heldout"]) < 2 or not sides["train"]:
+        different = len({canonical_prompt(row.text) for row in prompts})
+        if different < MIN_PROMPTS:
             raise BadInput(
-                f"{len(prompts)} prompts are too few: some train and a fifth is held out for checkpoints; "
-                "give at least 20 different ones"
+                f"{material.prompts or material.demonstrations}: {different} different prompts are too few: a fifth "
+                f"is held out for checkpoints; give at least {MIN_PROMPTS}"
+            )
+        # Not the seed of the rankings' split: the same hash would leave it nothing to hold out.
+        seed = stream(self.config.seed, "heldout prompts")
+        sides = split_by_prompt(prompts, lambda row: row.text, {"train": 0.8, "heldout": 0.2}, seed)
+        if len(sides["heldout"]) < 2:
+            raise BadInput(
+                f"{different} prompts are too few: the draw held out {len(sides['heldout'])} of them; give more"
             )
         held = sides["heldout"][: self.config.rl.checkpoints.num_eval_prompts]
         write_jsonl_atomic(self.file("prompts.jsonl"), prompts_as_rows(sides["train"]))

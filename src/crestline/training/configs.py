@@ -106,7 +106,7 @@ class SftConfig:
     batch_size: int = 64
     """Demonstrations for each update."""
     max_length: int = 1024
-    """Tokens of prompt and completion; longer ones are cut at the front of the prompt, and counted."""
+    """Tokens of prompt and completion; longer ones are cut at the front of the prompt."""
     seed: int = 0
     """Decides every random choice."""
     optimization: Optimization = field(default_factory=lambda: Optimization(learning_rate=1e-3))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crestline.data.rankings import read_rankings
+from crestline.data.rankings import read_rankings, read_rankings_and_skipped
 from crestline.data.splits import split_by_prompt, split_by_text
 from crestline.formulas.intervals import bootstrap_interval
 from crestline.formulas.ranking import plackett_luce_loss, untied_pairs
@@ -91,7 +91,7 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
     with open_stage(config.output_dir, plain(config), "reward") as folder:
         if finished(folder):
             return folder.path / "model"
-        train, held, dropped = split_rankings(config)
+        train, held, dropped, skipped = split_rankings(config)
         if not any(ranked_pairs(ranking) for ranking in held):
             raise BadInput("the held-out rankings hold no two completions of which one is better")
         reward_model = new_reward_model(
@@ -117,6 +117,7 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
         )
         reward_model.calibration, evaluation = measure(reward_model, held, seed=config.seed)
         evaluation |= {"num_train_rankings": len(train), "num_dropped_by_split": dropped}
+        evaluation["num_skipped_rankings"] = skipped
         evaluation["num_truncated"] = num_truncated(reward_model, [*train, *held])
         path = folder.path / "model"
         write_json(folder.path / "evaluation.json", evaluation)
@@ -125,18 +126,18 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
         return path
 
 
-def split_rankings(config: RewardConfig) -> tuple[list[Ranking], list[Ranking], int]:
-    """Rankings to train on, rankings held out, and how many the split had to drop.
+def split_rankings(config: RewardConfig) -> tuple[list[Ranking], list[Ranking], int, int]:
+    """Rankings to train on, rankings held out, how many the split dropped, and how many said nothing.
 
     By prompt; where rankings have no prompt, by completion text, so that no text stands on two sides.
     """
-    rankings = read_rankings(config.dataset_name, split=config.dataset_train_split)
+    rankings, left_out = read_rankings_and_skipped(
+        config.dataset_name, split=config.dataset_train_split
+    )
+    skipped = left_out.num_rows
     if config.eval_dataset_name:
-        return (
-            rankings,
-            read_rankings(config.eval_dataset_name, split=config.dataset_train_split),
-            0,
-        )
+        held = read_rankings(config.eval_dataset_name, split=config.dataset_train_split)
+        return rankings, held, 0, skipped
     fractions = {"train": 1 - config.eval_fraction, "held": config.eval_fraction}
     dropped = 0
     if any(not ranking.prompt for ranking in rankings):
@@ -148,7 +149,7 @@ def split_rankings(config: RewardConfig) -> tuple[list[Ranking], list[Ranking], 
             f"{config.dataset_name}: {len(rankings)} rankings are too few to hold out "
             f"{config.eval_fraction:.0%}; give more, or --eval_dataset_name"
         )
-    return sides["train"], sides["held"], dropped
+    return sides["train"], sides["held"], dropped, skipped
 
 
 def measure(
