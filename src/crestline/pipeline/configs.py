@@ -118,11 +118,6 @@ class Material:
     people: str = ""
     """module.py:function that ranks completions when asked."""
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether everything comes from the world."""
-        return self == Material()
-
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
