@@ -24,17 +24,12 @@ if TYPE_CHECKING:
     from crestline.pipeline.run import run
     from crestline.pipeline.sample import sample
     from crestline.report.page import write_report
-    from crestline.training.configs import (
-        Grpo,
-        PretrainConfig,
-        RewardConfig,
-        RlConfig,
-        Rloo,
-        SftConfig,
-    )
+    from crestline.training.configs import PretrainConfig, SftConfig
     from crestline.training.pretrain import pretrain
     from crestline.training.reward import reward
+    from crestline.training.reward_configs import RewardConfig
     from crestline.training.rl import rl
+    from crestline.training.rl_configs import Grpo, RlConfig, Rloo
     from crestline.training.sft import sft
     from crestline.types import BadInput, Duel, Observation, Verdict
 
@@ -48,13 +43,13 @@ _HOMES = {
     "Verdict": "crestline.types",
     "ChatConfig": "crestline.pipeline.configs",
     "CrestConfig": "crestline.pipeline.configs",
-    "Grpo": "crestline.training.configs",
+    "Grpo": "crestline.training.rl_configs",
     "PretrainConfig": "crestline.training.configs",
     "RankConfig": "crestline.pipeline.configs",
     "ReportConfig": "crestline.pipeline.configs",
-    "RewardConfig": "crestline.training.configs",
-    "RlConfig": "crestline.training.configs",
-    "Rloo": "crestline.training.configs",
+    "RewardConfig": "crestline.training.reward_configs",
+    "RlConfig": "crestline.training.rl_configs",
+    "Rloo": "crestline.training.rl_configs",
     "RunConfig": "crestline.pipeline.configs",
     "SampleConfig": "crestline.pipeline.configs",
     "SftConfig": "crestline.training.configs",

@@ -64,6 +64,8 @@ class Ranking:
     """One person's order of K completions to one prompt.
 
     ranks: one entry per completion, 0 is best, equal is a tie, None is "not ranked".
+    margin: how much better the better of two is, in raw score units; pairs only, None where nobody said.
+    source: the data set that it came from, for figures by source; empty where nobody said.
     """
 
     prompt: PromptText
@@ -71,6 +73,8 @@ class Ranking:
     ranks: tuple[int | None, ...]
     annotator: str = ""
     answered_by: str = ""
+    margin: float | None = None
+    source: str = ""
     where: str = ""
     """File and line it came from, for messages; empty if it never was in a file."""
 

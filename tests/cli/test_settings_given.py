@@ -12,7 +12,7 @@ from crestline.cli.main import main
 from crestline.cli.verbs import VERBS
 from crestline.pipeline.presets import PRESETS
 from crestline.runs.settings import plain
-from crestline.training.configs import Grpo, Rloo
+from crestline.training.rl_configs import Grpo, Rloo
 
 Settle = Callable[..., Any]
 

@@ -20,10 +20,11 @@ from crestline.training.batches import (
     padded,
     row_slices,
 )
-from crestline.training.configs import Grpo, Optimization, Rloo
+from crestline.training.configs import Optimization
 from crestline.training.imitation import imitation_loss
 from crestline.training.learner import Learner, Loss
 from crestline.training.reward import ranking_loss
+from crestline.training.rl_configs import Grpo, Rloo
 
 VOCABULARY = 12
 LENGTHS = [9, 3, 5, 12, 4, 7, 3, 10, 6, 4, 11, 5]

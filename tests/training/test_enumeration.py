@@ -12,8 +12,8 @@ from torch import Tensor
 from crestline.training import grpo, rloo
 from crestline.training.algorithms import PAGES
 from crestline.training.batches import Experience, padded
-from crestline.training.configs import Grpo, Rloo
 from crestline.training.evaluation import exact_kl
+from crestline.training.rl_configs import Grpo, Rloo
 from crestline.types import Completion
 
 

@@ -17,17 +17,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from crestline.models.load import load_tokenizer, save_model
 from crestline.runs.files import read_jsonl
-from crestline.training.configs import (
-    Checkpointing,
-    Grpo,
-    Optimization,
-    RewardConfig,
-    RlConfig,
-    Rloo,
-    SftConfig,
-)
+from crestline.training.configs import Optimization, SftConfig
 from crestline.training.reward import reward
+from crestline.training.reward_configs import RewardConfig, Splits
 from crestline.training.rl import rl
+from crestline.training.rl_configs import Checkpointing, Grpo, RlConfig, Rloo
 from crestline.training.sft import sft
 from crestline.types import BadInput
 
@@ -55,7 +49,7 @@ def settings(verb: str, task: Path) -> Config:
     if verb == "reward":
         return RewardConfig(
             dataset_name=str(task / "rankings.jsonl"),
-            eval_dataset_name=str(task / "rankings.jsonl"),
+            splits=Splits(eval_dataset_name=str(task / "rankings.jsonl")),
             batch_size=5,
             num_train_epochs=2,
             max_length=40,

@@ -7,7 +7,7 @@ import pytest
 
 from crestline.models.reward import Calibration, load_reward_model
 from crestline.runs.files import read_json, read_jsonl
-from crestline.training.configs import Optimization, RewardConfig
+from crestline.training.configs import Optimization
 from crestline.training.reward import (
     RankingSource,
     half_if_equal,
@@ -17,6 +17,7 @@ from crestline.training.reward import (
     reward,
     split_rankings,
 )
+from crestline.training.reward_configs import RewardConfig, Splits
 from crestline.types import BadInput, PromptText, Ranking
 
 CHAT: PromptText = [{"role": "user", "content": "Say cat."}]
@@ -38,7 +39,7 @@ def settings(task: Path, output_dir: Path, **changes: Any) -> RewardConfig:
         "model_name_or_path": str(task / "base"),
         "dataset_name": str(task / "rankings.jsonl"),
         "output_dir": str(output_dir),
-        "eval_fraction": 0.3,
+        "splits": Splits(eval_fraction=0.3),
         "num_train_epochs": 1.0,
         "batch_size": 4,
         "max_length": 40,
@@ -70,7 +71,9 @@ def test_only_ties_cannot_be_measured(task: Path, tmp_path: Path) -> None:
     for answer in row["completions"]:
         answer["rank"] = 0
     (tmp_path / "ties.jsonl").write_text(f"{json.dumps(row)}\n" * 5)
-    config = settings(task, tmp_path / "reward", eval_dataset_name=str(tmp_path / "ties.jsonl"))
+    config = settings(
+        task, tmp_path / "reward", splits=Splits(eval_dataset_name=str(tmp_path / "ties.jsonl"))
+    )
     with pytest.raises(BadInput, match=r"no usable ranking \(5 all tied\)"):
         reward(config)
     assert not (tmp_path / "reward" / "metrics.jsonl").exists()  # said before the training
@@ -141,7 +144,7 @@ def test_no_prompt_stands_on_both_sides(task: Path, tmp_path: Path) -> None:
     prompts = [{json.dumps(r.prompt) for r in side} for side in (train, held)]
     assert not prompts[0] & prompts[1]
     everything, same, _, _ = split_rankings(
-        settings(task, tmp_path, eval_dataset_name=str(task / "rankings.jsonl"))
+        settings(task, tmp_path, splits=Splits(eval_dataset_name=str(task / "rankings.jsonl")))
     )
     assert everything == same and len(same) == 20
 

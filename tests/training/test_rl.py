@@ -14,9 +14,10 @@ from crestline.models.sampler import PolicySampler
 from crestline.runs.checkpoints import list_checkpoints
 from crestline.runs.files import read_json, read_jsonl
 from crestline.runs.tables import read_table
-from crestline.training.configs import Checkpointing, Grpo, Optimization, RlConfig, Rloo
+from crestline.training.configs import Optimization
 from crestline.training.evaluation import distinct_2, evaluate, exact_kl
 from crestline.training.rl import DistanceGrid, prompt_column, rl, split_prompts, summary
+from crestline.training.rl_configs import Checkpointing, Grpo, RlConfig, Rloo
 from crestline.training.seeds import stream
 from crestline.types import BadInput, Completion
 

@@ -18,13 +18,13 @@ from crestline.pipeline.configs import ChatConfig, CrestConfig, RankConfig, Repo
 from crestline.types import BadInput, Verdict
 
 STAGES = {
-    "pretrain": "crestline.training.pretrain",
-    "sft": "crestline.training.sft",
-    "sample": "crestline.pipeline.sample",
-    "reward": "crestline.training.reward",
-    "rl": "crestline.training.rl",
+    "pretrain": "crestline.training.pretrain:pretrain",
+    "sft": "crestline.training.sft:sft",
+    "sample": "crestline.pipeline.sample:sample",
+    "reward": "crestline.training.reward:reward",
+    "rl": "crestline.training.rl:rl",
 }
-"""Verbs that take (config, device, progress) and return the path that they wrote."""
+"""By verb the function, "module:name", that takes (config, device, progress) and returns the path that it wrote."""
 
 
 def act(verb: str, config: Any, machine: Machine) -> None:
@@ -48,7 +48,8 @@ def act(verb: str, config: Any, machine: Machine) -> None:
 def stage(verb: str, config: Any, machine: Machine, screen: ClosableScreen) -> None:
     progress = screen.stage(verb, "loading")
     use(machine)
-    implementation = getattr(import_module(STAGES[verb]), verb)
+    module, _, name = STAGES[verb].partition(":")
+    implementation = getattr(import_module(module), name)
     path = implementation(config, device=machine.device, progress=progress)
     screen.finish()
     screen.say(f"wrote {path}")

@@ -25,7 +25,9 @@ from crestline.pipeline.who import people_of, world_of
 from crestline.runs.files import read_jsonl
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
-from crestline.training.configs import PretrainConfig, RewardConfig, RlConfig, SftConfig
+from crestline.training.configs import PretrainConfig, SftConfig
+from crestline.training.reward_configs import RewardConfig
+from crestline.training.rl_configs import RlConfig
 from crestline.types import BadInput
 
 LARGEST_READ = 30_000_000
@@ -65,8 +67,8 @@ def rank_input(config: RankConfig) -> list[str]:
 def reward_input(config: RewardConfig) -> list[str]:
     split = config.dataset_train_split
     found = [data("dataset_name", config.dataset_name, read_rankings, split)]
-    if config.eval_dataset_name:
-        found.append(data("eval_dataset_name", config.eval_dataset_name, read_rankings, split))
+    if given := config.splits.eval_dataset_name:
+        found.append(data("eval_dataset_name", given, read_rankings, split))
     found.append(model("model_name_or_path", config.model_name_or_path))
     return [*found, folder(config, "reward")]
 

@@ -151,7 +151,7 @@ _VERBS = (
     Verb(
         name="reward",
         summary="train a reward model on rankings",
-        settings=f"{_TRAINING}:RewardConfig",
+        settings="crestline.training.reward_configs:RewardConfig",
         required=("model_name_or_path", "dataset_name", "output_dir"),
         folder="output_dir",
         examples=(
@@ -163,7 +163,7 @@ _VERBS = (
     Verb(
         name="rl",
         summary="train the policy against the reward model, past the crest",
-        settings=f"{_TRAINING}:RlConfig",
+        settings="crestline.training.rl_configs:RlConfig",
         required=(
             "model_name_or_path",
             "reward_model_name_or_path",

@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from crestline.crest.configs import WatchConfig
-from crestline.training.configs import (
-    PretrainConfig,
-    RewardConfig,
-    RlConfig,
-    SftConfig,
-    at_least,
-    positive,
-)
+from crestline.training.configs import PretrainConfig, SftConfig, at_least, positive
+from crestline.training.reward_configs import RewardConfig
+from crestline.training.rl_configs import RlConfig
 
 
 @dataclass(frozen=True, kw_only=True)

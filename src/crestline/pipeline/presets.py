@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from crestline.crest.configs import WatchConfig
 from crestline.pipeline.configs import RunConfig, SampleConfig, WorldConfig
-from crestline.training.configs import (
-    Checkpointing,
-    Optimization,
-    PretrainConfig,
-    RewardConfig,
-    RlConfig,
-    Rloo,
-    SftConfig,
-)
+from crestline.training.configs import Optimization, PretrainConfig, SftConfig
+from crestline.training.reward_configs import RewardConfig
+from crestline.training.rl_configs import Checkpointing, RlConfig, Rloo
 
 DEMO = RunConfig(
     output_dir="runs/demo",

@@ -39,9 +39,9 @@ from crestline.report.page import write_report
 from crestline.runs.files import read_json, write_json, write_jsonl_atomic
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import build, plain
-from crestline.training.configs import RewardConfig
 from crestline.training.pretrain import pretrain
 from crestline.training.reward import reward
+from crestline.training.reward_configs import RewardConfig, Splits
 from crestline.training.rl import rl
 from crestline.training.seeds import stream
 from crestline.training.sft import sft
@@ -269,12 +269,18 @@ class _Stages:
             **changes,
         )
 
+    @property
+    def test_split(self) -> Splits:
+        """Where the rankings are split among reward model and stand-in, both are measured on the rest."""
+        test = self.file("rankings_test.jsonl")
+        return replace(self.config.reward.splits, eval_dataset_name=test)
+
     def reward(self, progress: Progress) -> None:
         if self.sources.stand_in:
             settings = self.reward_settings(
                 "reward",
                 self.file("rankings_reward.jsonl"),
-                eval_dataset_name=self.file("rankings_test.jsonl"),
+                splits=self.test_split,
             )
         else:
             given = self.config.material.rankings or str(self.path / "rankings.jsonl")
@@ -285,7 +291,7 @@ class _Stages:
         settings = self.reward_settings(
             "stand_in",
             self.file("rankings_stand_in.jsonl"),
-            eval_dataset_name=self.file("rankings_test.jsonl"),
+            splits=self.test_split,
             half_depth=True,
         )
         settings = replace(settings, seed=self.config.seed + 1)

@@ -5,6 +5,6 @@ from __future__ import annotations
 from types import ModuleType
 
 from crestline.training import grpo, rloo
-from crestline.training.configs import Algorithm, Grpo, Rloo
+from crestline.training.rl_configs import Algorithm, Grpo, Rloo
 
 PAGES: dict[type[Algorithm], ModuleType] = {Rloo: rloo, Grpo: grpo}

@@ -17,8 +17,8 @@ from crestline.formulas.kl import kl_k3
 from crestline.formulas.policy import clipped_ratio_loss
 from crestline.models.policy import chosen_logprobs, logits_before
 from crestline.training.batches import Experience, Mean, attention
-from crestline.training.configs import Grpo
 from crestline.training.learner import Loss
+from crestline.training.rl_configs import Grpo
 
 
 def rewards(config: Grpo, scores_N: Tensor, kl_N: Tensor) -> Tensor:

@@ -20,10 +20,11 @@ from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import write_json, writing
 from crestline.runs.settings import plain
 from crestline.training.batches import Mean, RankingBatch, attention, padded
-from crestline.training.configs import RewardConfig, required
+from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
 from crestline.training.fit import Progress, fit, silent
 from crestline.training.learner import Learner
+from crestline.training.reward_configs import RewardConfig
 from crestline.training.seeds import Shuffled, stream
 from crestline.types import BadInput, Ranking
 
@@ -135,10 +136,10 @@ def split_rankings(config: RewardConfig) -> tuple[list[Ranking], list[Ranking], 
         config.dataset_name, split=config.dataset_train_split
     )
     skipped = left_out.num_rows
-    if config.eval_dataset_name:
-        held = read_rankings(config.eval_dataset_name, split=config.dataset_train_split)
+    if config.splits.eval_dataset_name:
+        held = read_rankings(config.splits.eval_dataset_name, split=config.dataset_train_split)
         return rankings, held, 0, skipped
-    fractions = {"train": 1 - config.eval_fraction, "held": config.eval_fraction}
+    fractions = {"train": 1 - config.splits.eval_fraction, "held": config.splits.eval_fraction}
     dropped = 0
     if any(not ranking.prompt for ranking in rankings):
         sides, dropped = split_by_text(rankings, fractions, config.seed)
@@ -147,7 +148,7 @@ def split_rankings(config: RewardConfig) -> tuple[list[Ranking], list[Ranking], 
     if not sides["train"] or not sides["held"]:
         raise BadInput(
             f"{config.dataset_name}: {len(rankings)} rankings are too few to hold out "
-            f"{config.eval_fraction:.0%}; give more, or --eval_dataset_name"
+            f"{config.splits.eval_fraction:.0%}; give more, or --eval_dataset_name"
         )
     return sides["train"], sides["held"], dropped, skipped
 

@@ -28,11 +28,12 @@ from crestline.runs.settings import plain
 from crestline.runs.tables import write_table
 from crestline.training.algorithms import PAGES
 from crestline.training.batches import Experience, attention, padded
-from crestline.training.configs import Checkpointing, RlConfig, required
+from crestline.training.configs import required
 from crestline.training.evaluation import evaluate
 from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import Progress, fit, save_checkpoint, silent
 from crestline.training.learner import Learner
+from crestline.training.rl_configs import Checkpointing, RlConfig
 from crestline.training.seeds import Shuffled, stream
 from crestline.types import BadInput, Completion, PromptText
 

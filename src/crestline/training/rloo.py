@@ -14,8 +14,8 @@ from torch import Tensor
 from crestline.formulas.advantages import leave_one_out
 from crestline.models.policy import chosen_logprobs, logits_before
 from crestline.training.batches import Experience, Mean, attention
-from crestline.training.configs import Rloo
 from crestline.training.learner import Loss
+from crestline.training.rl_configs import Rloo
 
 
 def rewards(config: Rloo, scores_N: Tensor, kl_N: Tensor) -> Tensor:
