@@ -84,31 +84,63 @@ def bootstrap_interval(
     rows = np.asarray(values, dtype=np.float64)
     if rows.ndim == 0 or len(rows) == 0:
         raise ValueError("no values to resample")
-    if not 0.0 < confidence < 1.0 or num_resamples < 1:
-        raise ValueError(f"bad confidence {confidence} or num_resamples {num_resamples}")
-    members = _members(len(rows), groups)
-    measure = statistic if statistic is not None else _mean
-    rng = np.random.default_rng(seed)
-    replicates = np.empty(num_resamples)
-    for i in range(num_resamples):
-        drawn = rng.integers(len(members), size=len(members))
-        replicates[i] = measure(rows[np.concatenate([members[j] for j in drawn])])
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail])
+    labels = range(len(rows)) if groups is None else groups
+    if len(labels) != len(rows):
+        raise ValueError(f"{len(labels)} group labels for {len(rows)} values")
+    means = rows.reshape(len(rows), -1).mean(1)
+
+    def replicate(times: Array) -> float:
+        if statistic is None:
+            return float(times @ means / times.sum())
+        return statistic(np.repeat(rows, times.astype(np.int64), axis=0))
+
+    replicates = bootstrap_replicates(replicate, labels, num_resamples=num_resamples, seed=seed)
+    low, high = percentile_interval(replicates, confidence)
     return float(low), float(high)
 
 
-def _mean(rows: Array) -> float:
-    return float(rows.mean())
+def bootstrap_replicates(
+    statistic: Callable[[Array], ArrayLike],
+    groups: Sequence[Hashable],
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> Array:
+    """What a statistic gives on each of `num_resamples` resamples of whole groups, (B, ...).
+
+    statistic: given how often each row is drawn, (N,) whole numbers, returns one or several numbers;
+    several statistics of the same resamples cost one pass. groups: (N,) labels, one per row.
+    Raises: ValueError if there are no rows or resamples.
+    Source: Field & Welsh (2007), JRSS-B 69.
+
+    >>> weights = bootstrap_replicates(lambda times: times, ["a", "a", "b"], num_resamples=9)
+    >>> weights.shape, bool((weights[:, 0] == weights[:, 1]).all())
+    ((9, 3), True)
+    """
+    if len(groups) == 0 or num_resamples < 1:
+        raise ValueError(f"{len(groups)} rows and {num_resamples} resamples: at least one of each")
+    numbers: dict[Hashable, int] = {}
+    group_N = np.array([numbers.setdefault(label, len(numbers)) for label in groups])
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(num_resamples):
+        drawn = rng.integers(len(numbers), size=len(numbers))
+        times = np.bincount(drawn, minlength=len(numbers)).astype(np.float64)
+        found.append(np.asarray(statistic(times[group_N]), dtype=np.float64))
+    return np.stack(found)
 
 
-def _members(num_rows: int, groups: Sequence[Hashable] | None) -> list[NDArray[np.int64]]:
-    """Row numbers of each group, groups in order of first appearance."""
-    if groups is None:
-        return [np.array([i], dtype=np.int64) for i in range(num_rows)]
-    if len(groups) != num_rows:
-        raise ValueError(f"{len(groups)} group labels for {num_rows} values")
-    rows_of: dict[Hashable, list[int]] = {}
-    for i, label in enumerate(groups):
-        rows_of.setdefault(label, []).append(i)
-    return [np.array(rows, dtype=np.int64) for rows in rows_of.values()]
+def percentile_interval(replicates: Array, confidence: float = 0.95) -> Array:
+    """The middle `confidence` of replicates along the first axis: (2, ...), low then high.
+
+    NaN (a statistic that a resample does not have) is passed over; where all are NaN, so is the answer.
+    Raises: ValueError if confidence is not in (0, 1).
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    tail = (1 - confidence) / 2
+    ends = np.full((2, *replicates.shape[1:]), np.nan)
+    known = ~np.isnan(replicates).all(0)
+    if np.any(known):
+        ends[:, known] = np.nanquantile(replicates[:, known], [tail, 1 - tail], axis=0)
+    return ends
