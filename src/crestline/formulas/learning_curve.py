@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+Estimate = tuple[float, float, float]
+"""A number and the two ends of its interval."""
 
 EXPONENTS = np.geomspace(0.05, 2.0, 120)
 """Exponents that the fit chooses among, 3 % apart; reward models lie between 0.1 and 1."""
@@ -99,7 +101,8 @@ class LearningCurve:
     errors: mean measured error of each point. at, fitted, low, high: the curve and its 95 % band, up to
     where it was measured, or to num_now + num_more where it may be extrapolated. per_doubling: change of the error
     each time the rows double, over the measured sizes, with its interval. refused: why nothing is
-    said of more rows; empty where gain is told. gain: error at num_now minus error at num_now + num_more.
+    said of more rows; empty where gain is told. gain: error at num_now minus error at num_now + num_more,
+    with its interval.
     """
 
     counts: tuple[int, ...]
@@ -109,15 +112,11 @@ class LearningCurve:
     fitted: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    per_doubling: float
-    per_doubling_low: float
-    per_doubling_high: float
+    per_doubling: Estimate
     num_now: int
     num_more: int
     refused: str
-    gain: float | None
-    gain_low: float | None
-    gain_high: float | None
+    gain: Estimate | None
 
 
 def learning_curve(
@@ -164,7 +163,8 @@ def learning_curve(
     floor, amplitude, exponent = (column[:, None] for column in _fits(counts, replicates).T)
     band = np.quantile(floor + amplitude * at**-exponent, tails, axis=0)
     ends = np.array([now, now + num_more], dtype=np.float64)
-    gains = np.quantile((floor + amplitude * ends**-exponent) @ np.array([1.0, -1.0]), tails)
+    gains = np.quantile((floor + amplitude * ends**-exponent) @ [1.0, -1.0], tails)
+    gain = (float(fit(ends) @ [1.0, -1.0]), float(gains[0]), float(gains[1]))
     return LearningCurve(
         counts=tuple(int(n) for n in counts),
         errors=tuple(means.tolist()),
@@ -173,15 +173,11 @@ def learning_curve(
         fitted=tuple(fit(at).tolist()),
         low=tuple(band[0].tolist()),
         high=tuple(band[1].tolist()),
-        per_doubling=slope,
-        per_doubling_low=float(slopes[0]),
-        per_doubling_high=float(slopes[1]),
+        per_doubling=(slope, float(slopes[0]), float(slopes[1])),
         num_now=now,
         num_more=num_more,
         refused=refused,
-        gain=None if refused else float(fit(ends[0]) - fit(ends[1])),
-        gain_low=None if refused else float(gains[0]),
-        gain_high=None if refused else float(gains[1]),
+        gain=None if refused else gain,
     )
 
 
