@@ -113,6 +113,8 @@ TORCH_FREE_MODULES = (
     "crestline.pipeline.rank",
     "crestline.pipeline.screen",
     "crestline.pipeline.who",
+    "crestline.serve.address",
+    "crestline.serve.configs",
     "crestline.training.configs",
 )
 

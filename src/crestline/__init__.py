@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from crestline.pipeline.run import run
     from crestline.pipeline.sample import sample
     from crestline.report.page import write_report
+    from crestline.serve.configs import RewardServeConfig
+    from crestline.serve.server import reward_serve
     from crestline.training.configs import PretrainConfig, SftConfig
     from crestline.training.pretrain import pretrain
     from crestline.training.reward import reward
@@ -48,6 +50,7 @@ _HOMES = {
     "RankConfig": "crestline.pipeline.configs",
     "ReportConfig": "crestline.pipeline.configs",
     "RewardConfig": "crestline.training.reward_configs",
+    "RewardServeConfig": "crestline.serve.configs",
     "RlConfig": "crestline.training.rl_configs",
     "Rloo": "crestline.training.rl_configs",
     "RunConfig": "crestline.pipeline.configs",
@@ -59,6 +62,7 @@ _HOMES = {
     "pretrain": "crestline.training.pretrain",
     "rank": "crestline.pipeline.rank",
     "reward": "crestline.training.reward",
+    "reward_serve": "crestline.serve.server",
     "rl": "crestline.training.rl",
     "run": "crestline.pipeline.run",
     "sample": "crestline.pipeline.sample",
@@ -77,6 +81,7 @@ __all__ = [
     "RankConfig",
     "ReportConfig",
     "RewardConfig",
+    "RewardServeConfig",
     "RlConfig",
     "Rloo",
     "RunConfig",
@@ -89,6 +94,7 @@ __all__ = [
     "pretrain",
     "rank",
     "reward",
+    "reward_serve",
     "rl",
     "run",
     "sample",

@@ -15,6 +15,7 @@ from crestline.cli.chat import talk
 from crestline.cli.screen import ClosableScreen, open_screen
 from crestline.cli.verbs import Machine
 from crestline.pipeline.configs import ChatConfig, CrestConfig, RankConfig, ReportConfig, RunConfig
+from crestline.serve.configs import RewardServeConfig
 from crestline.types import BadInput, Verdict
 
 STAGES = {
@@ -31,6 +32,9 @@ def act(verb: str, config: Any, machine: Machine) -> None:
     """Do a verb and say what came of it."""
     if verb == "chat":
         chat(config, machine)
+        return
+    if verb == "reward-serve":
+        reward_serve(config, machine)
         return
     with open_screen() as screen:
         if verb in STAGES:
@@ -112,6 +116,13 @@ def chat(config: ChatConfig, machine: Machine) -> None:
     from crestline.pipeline.chat import open_chat
 
     talk(config, lambda wanted: open_chat(wanted, device=machine.device))
+
+
+def reward_serve(config: RewardServeConfig, machine: Machine) -> None:
+    use(machine)
+    from crestline.serve.server import reward_serve
+
+    reward_serve(config, device=machine.device)
 
 
 def run(config: RunConfig, screen: ClosableScreen) -> None:

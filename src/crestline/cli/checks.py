@@ -25,6 +25,8 @@ from crestline.pipeline.who import people_of, world_of
 from crestline.runs.files import read_jsonl
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
+from crestline.serve.address import listen, url
+from crestline.serve.configs import RewardServeConfig
 from crestline.training.configs import PretrainConfig, SftConfig
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
@@ -73,13 +75,19 @@ def reward_input(config: RewardConfig) -> list[str]:
     return [*found, folder(config, "reward")]
 
 
+def reward_serve_input(config: RewardServeConfig) -> list[str]:
+    found = reward_model("model_name_or_path", config.model_name_or_path)
+    with listen(config.host, config.port) as listening:
+        return [found, f"host, port: {url(listening)} is free"]
+
+
 def rl_input(config: RlConfig) -> list[str]:
     split = config.dataset_train_split
     found = [data("dataset_name", config.dataset_name, read_prompts, split)]
     if config.eval_dataset_name:
         found.append(data("eval_dataset_name", config.eval_dataset_name, read_prompts, split))
     found.append(model("model_name_or_path", config.model_name_or_path))
-    found.append(model("reward_model_name_or_path", config.reward_model_name_or_path))
+    found.append(reward_model("reward_model_name_or_path", config.reward_model_name_or_path))
     return [*found, folder(config, "rl")]
 
 
@@ -98,7 +106,7 @@ def crest_input(config: CrestConfig) -> list[str]:
         who = people(config.people, config.flip_probability)
         found.append(f"{who}; at most {config.watch.num_labels} labels")
     elif config.stand_in:
-        found.append(model("stand_in", config.stand_in))
+        found.append(reward_model("stand_in", config.stand_in))
     else:
         found.append("people: nobody; nothing will be measured")
     return found
@@ -140,6 +148,7 @@ INPUTS: dict[str, Callable[[Any], list[str]]] = {
     "sample": sample_input,
     "rank": rank_input,
     "reward": reward_input,
+    "reward-serve": reward_serve_input,
     "rl": rl_input,
     "crest": crest_input,
     "report": report_input,
@@ -179,6 +188,14 @@ def model(flag: str, name: str) -> str:
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise BadInput(f"--{flag} {name} does not exist; give a model folder or a hub name")
     return f"{flag}: {name}, from the Hugging Face hub"
+
+
+def reward_model(flag: str, name: str) -> str:
+    """The same for a reward model, which may be an ensemble's folder or a LoRA adapter's too."""
+    kinds = ("ensemble.json", "adapter_config.json")
+    if any((Path(name) / file).is_file() for file in kinds):
+        return f"{flag}: {name}"
+    return model(flag, name)
 
 
 def people(flag: str, flip_probability: float) -> str:

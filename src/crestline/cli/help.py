@@ -24,7 +24,7 @@ checkpoints, finds the crest, ships that checkpoint, and shows the evidence."""
 
 def main_help() -> str:
     """One screen: what the loop is, and every verb in a line."""
-    verbs = "\n".join(f"  {verb.name:9} {verb.summary}" for verb in VERBS.values())
+    verbs = "\n".join(f"  {verb.name:12} {verb.summary}" for verb in VERBS.values())
     return f"""\
 crestline {__version__}: RLHF that knows when to stop
 

@@ -161,6 +161,17 @@ _VERBS = (
         ),
     ),
     Verb(
+        name="reward-serve",
+        summary="score completions over HTTP, for other trainers",
+        settings="crestline.serve.configs:RewardServeConfig",
+        required=("model_name_or_path",),
+        positional="model_name_or_path",
+        examples=(
+            "crestline reward-serve runs/reward/model",
+            "crestline reward-serve runs/reward/model --port 8000 --max_queue 4096",
+        ),
+    ),
+    Verb(
         name="rl",
         summary="train the policy against the reward model, past the crest",
         settings="crestline.training.rl_configs:RlConfig",
