@@ -197,13 +197,12 @@ def most_similar(
         ordered = old_keys[order, band]
         first = np.searchsorted(ordered, new_keys[:, band], side="left")
         last = np.searchsorted(ordered, new_keys[:, band], side="right")
-        for i in np.flatnonzero(last > first):
-            candidates[i].update(
-                order[first[i] : min(last[i], first[i] + MOST_CANDIDATES)].tolist()
-            )
+        for n in np.flatnonzero(last > first):
+            stop = min(last[n], first[n] + MOST_CANDIDATES)
+            candidates[n].update(order[first[n] : stop].tolist())
     found = []
-    for i, places in enumerate(candidates):
-        scored = [(_jaccard(pairs_new[i], pairs_old[j]), -j) for j in places if len(pairs_new[i])]
+    for i, (pairs, places) in enumerate(zip(pairs_new, candidates, strict=True)):
+        scored = [(_jaccard(pairs, pairs_old[j]), -j) for j in places if len(pairs)]
         best, place = max(scored, default=(0.0, 0))
         if best >= threshold:
             found.append((i, -place, best))
