@@ -1,4 +1,4 @@
-"""Logits at chosen places against the whole forward pass of several families."""
+"""Logits and log-probabilities at chosen places against the whole forward pass of several families."""
 
 from typing import Any
 
@@ -6,7 +6,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from crestline.models.policy import chosen_logprobs, logits_before
+from crestline.models.policy import (
+    logits_before,
+    logits_in_parts,
+    shared_lengths,
+    token_logprobs,
+    token_logprobs_and_best,
+)
 
 SIZES = {
     "vocab_size": 40,
@@ -45,26 +51,52 @@ def model(request: pytest.FixtureRequest) -> Any:
 def test_equals_the_whole_forward_pass(model) -> None:
     lengths = [3, 7, 5]
     tokens = torch.randint(3, 40, (3, 7), generator=torch.Generator().manual_seed(0))
-    attention = torch.tensor([[1] * length + [0] * (7 - length) for length in lengths])
     chosen = torch.tensor(
         [[0, 1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 1, 1, 1], [0, 0, 0, 0, 1, 0, 0]], dtype=torch.bool
     )
-    found = logits_before(model, tokens, attention, chosen)
+    found = logits_before(model, tokens, torch.tensor(lengths), chosen)
     expected = [
         model(tokens[row : row + 1, : lengths[row]]).logits[0, place - 1]
         for row, place in chosen.nonzero().tolist()
     ]
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-4)
+    expected = torch.stack(expected)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    parts = list(logits_in_parts(model, tokens, torch.tensor(lengths), chosen))
+    torch.testing.assert_close(torch.cat(parts), expected, atol=1e-5, rtol=1e-4)
+    logprobs = (expected / 0.7).log_softmax(-1).gather(1, tokens[chosen][:, None])[:, 0]
+    asked = (model, tokens, torch.tensor(lengths), chosen)
+    torch.testing.assert_close(
+        token_logprobs(*asked, temperature=0.7), logprobs, atol=1e-5, rtol=1e-4
+    )
+    at_one, best = token_logprobs_and_best(*asked)
+    assert best.tolist() == (expected.argmax(1) == tokens[chosen]).tolist()
+    assert at_one.tolist() == pytest.approx(token_logprobs(*asked).tolist(), abs=1e-5)
+
+
+def test_reading_shared_prompts_once_changes_nothing(model) -> None:
+    """Values and gradients, with prompts of two lengths and completions of four."""
+    rows = [[3, 4, 5, 6, 7], [3, 4, 5, 9], [8, 9, 1, 2, 3, 4], [8, 9, 5]]
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.tensor([row + [0] * (6 - len(row)) for row in rows])
+    chosen = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, first in enumerate((3, 3, 2, 2)):
+        chosen[row, first : lengths[row]] = True
+    assert shared_lengths(rows, 2) == [3, 2]
+    found, gradients = [], []
+    for group_size in (1, 2):
+        model.zero_grad()
+        values = token_logprobs(model, tokens, lengths, chosen, group_size=group_size)
+        (values * torch.arange(1, 9)).sum().backward()
+        found.append(values.detach())
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=2e-4, rtol=1e-3)
 
 
 def test_the_first_token_cannot_be_asked_about(llama) -> None:
     tokens = torch.ones(2, 3, dtype=torch.long)
     chosen = torch.tensor([[False, True, True], [True, False, False]])
     with pytest.raises(ValueError, match="first token of a row"):
-        logits_before(llama, tokens, torch.ones_like(tokens), chosen)
-
-
-def test_chosen_logprobs_by_hand() -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]).log() + 7
-    found = chosen_logprobs(logits, torch.tensor([1, 2]))
-    assert found.exp().tolist() == pytest.approx([0.3, 0.8])
+        token_logprobs(llama, tokens, torch.tensor([3, 3]), chosen)

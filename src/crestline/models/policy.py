@@ -1,14 +1,24 @@
-"""What a policy says of given tokens: logits at chosen places, without the rest of the vocabulary cube.
+"""What a policy says of given tokens: hidden states, log-probabilities and logits at chosen places.
 
-Letters: N completions, T tokens, S chosen places (rows of a mask, in order), V vocabulary.
+Owns the choice between our own forward pass (the Llama family: no padding, shared prompts once) and transformers'.
+Both give the same numbers within rounding.
+
+Letters: N completions, T tokens, S chosen places (rows of a mask, in order), V vocabulary, C hidden size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crestline.models.llama_family import LlamaFamily, family_of
+from crestline.models.llama_train import fits_window, tree_hidden
+from crestline.models.logprobs import logprobs_and_best_of, logprobs_of, slices
+from crestline.models.tree import Tree, tree_of
 
 SHAPED_AFTER_THE_OUTPUT_LAYER = (
     "final_logit_softcapping",
@@ -20,25 +30,183 @@ SHAPED_AFTER_THE_OUTPUT_LAYER = (
 """Settings of Gemma, RecurrentGemma, Granite, Cohere and Falcon-H1 that change what the output layer gave."""
 
 
-def logits_before(model: Any, tokens_NT: Tensor, attention_NT: Tensor, chosen_NT: Tensor) -> Tensor:
-    """Logits [S, V] from which each chosen token was predicted.
+def token_logprobs(
+    model: Any,
+    tokens_NT: Tensor,
+    lengths_N: Tensor,
+    chosen_NT: Tensor,
+    *,
+    temperature: float = 1.0,
+    group_size: int = 1,
+) -> Tensor:
+    """Log-probability [S], float32, nats, of each chosen token given those before it.
 
-    tokens_NT: ids, padded on the right. attention_NT: 1 at real tokens. chosen_NT: True at the tokens asked about;
-    never the first of a row. Only these places pass through the output layer.
+    tokens_NT: ids, padded on the right; lengths_N: real tokens. chosen_NT: True at the tokens asked about; never the
+    first of a row. temperature: what the logits are divided by. group_size: so many neighbouring rows each may begin
+    with the same tokens, which are then read once; it changes the cost alone. N must be a multiple of it.
     """
+    chosen_S = tokens_NT[chosen_NT]
+    weight = _plain_output_weight(model)
+    if weight is None:
+        logits_SV = logits_before(model, tokens_NT, lengths_N, chosen_NT, group_size=group_size)
+        logits_SV = logits_SV.float() / temperature
+        return logits_SV.gather(1, chosen_S[:, None])[:, 0] - logits_SV.logsumexp(1)
+    hidden_SC = hidden_before(model, tokens_NT, lengths_N, chosen_NT, group_size=group_size)
+    return logprobs_of(hidden_SC, weight, chosen_S, temperature=temperature)
+
+
+def token_logprobs_and_best(
+    model: Any, tokens_NT: Tensor, lengths_N: Tensor, chosen_NT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs`, and whether each chosen token is the most likely one, bool [S]."""
+    chosen_S = tokens_NT[chosen_NT]
+    weight = _plain_output_weight(model)
+    if weight is None:
+        logprobs_SV = logits_before(model, tokens_NT, lengths_N, chosen_NT).float().log_softmax(-1)
+        return logprobs_SV.gather(1, chosen_S[:, None])[:, 0], logprobs_SV.argmax(-1) == chosen_S
+    hidden_SC = hidden_before(model, tokens_NT, lengths_N, chosen_NT)
+    return logprobs_and_best_of(hidden_SC, weight, chosen_S)
+
+
+def logits_in_parts(
+    model: Any, tokens_NT: Tensor, lengths_N: Tensor, chosen_NT: Tensor
+) -> Iterator[Tensor]:
+    """`logits_before` a few hundred places at a time: [s, V] each, in order. Not for training."""
+    weight = _plain_output_weight(model)
+    if weight is None:
+        logits_SV = logits_before(model, tokens_NT, lengths_N, chosen_NT)
+        yield from (logits_SV[rows] for rows in slices(len(logits_SV)))
+        return
+    hidden_SC = hidden_before(model, tokens_NT, lengths_N, chosen_NT)
+    yield from (F.linear(hidden_SC[rows], weight) for rows in slices(len(hidden_SC)))
+
+
+def logits_before(
+    model: Any, tokens_NT: Tensor, lengths_N: Tensor, chosen_NT: Tensor, *, group_size: int = 1
+) -> Tensor:
+    """Logits [S, V] from which each chosen token was predicted; arguments as for `token_logprobs`.
+
+    Only these places pass through the output layer.
+    """
+    if any(getattr(model.config, name, None) for name in SHAPED_AFTER_THE_OUTPUT_LAYER):
+        _check(chosen_NT)
+        inputs = _inputs(tokens_NT, lengths_N)
+        logits: Tensor = model(**inputs, use_cache=False).logits[chosen_NT[:, 1:]]
+        return logits
+    hidden_SC = hidden_before(model, tokens_NT, lengths_N, chosen_NT, group_size=group_size)
+    weight = _plain_output_weight(model)
+    if weight is None:
+        return model.get_output_embeddings()(hidden_SC)  # type: ignore[no-any-return]
+    return F.linear(hidden_SC, weight.to(hidden_SC.dtype))
+
+
+def hidden_before(
+    model: Any, tokens_NT: Tensor, lengths_N: Tensor, chosen_NT: Tensor, *, group_size: int = 1
+) -> Tensor:
+    """Last hidden states [S, C] from which each chosen token was predicted; arguments as for `token_logprobs`."""
+    _check(chosen_NT)
+    family = family_of(model)
+    if family is not None and not _drops_out(model):
+        rows = [
+            ids[:length] for ids, length in zip(tokens_NT.tolist(), lengths_N.tolist(), strict=True)
+        ]
+        shared = shared_lengths(rows, group_size)
+        tree = _tree(rows, shared, group_size).to(tokens_NT.device)
+        if fits_window(family, tree):
+            before_S = _places_before(tree, shared, chosen_NT, group_size)
+            return _without_autocast(family, tree, model).index_select(0, before_S)
+    hidden = _trunk(model)(**_inputs(tokens_NT, lengths_N), use_cache=False).last_hidden_state
+    found: Tensor = hidden[chosen_NT[:, 1:]]
+    return found
+
+
+def shared_lengths(rows: Sequence[Sequence[int]], group_size: int) -> list[int]:
+    """How many first tokens the rows of each group share; 0 for groups of one.
+
+    >>> shared_lengths([[1, 2, 3], [1, 2, 4]], 2)
+    [2]
+    """
+    found = []
+    for start in range(0, len(rows), group_size):
+        group = rows[start : start + group_size]
+        length = 0 if group_size == 1 else min(map(len, group))
+        while length and any(row[:length] != group[0][:length] for row in group):
+            length = next(i for i in range(length) if len({row[i] for row in group}) > 1)
+        found.append(length)
+    return found
+
+
+def _tree(rows: Sequence[Sequence[int]], shared: Sequence[int], size: int) -> Tree:
+    prompts = [rows[n * size][:length] for n, length in enumerate(shared)]
+    completions = [
+        [row[length:] for row in rows[n * size : (n + 1) * size]] for n, length in enumerate(shared)
+    ]
+    return tree_of(prompts, completions)
+
+
+def _places_before(tree: Tree, shared: Sequence[int], chosen_NT: Tensor, group_size: int) -> Tensor:
+    """Place in the layout of the token before each chosen one, [S], in the order of the mask."""
+    row_S, column_S = chosen_NT.nonzero(as_tuple=True)
+    column_S = column_S - 1
+    shared_S = torch.tensor(shared, device=row_S.device)[row_S // group_size]
+    in_prompt_S = column_S < shared_S
+    prompts, completions = tree.prompts.place_RW, tree.completions.place_RW
+    inside_S = (column_S - shared_S).clamp_min(0)
+    if completions.shape[1] == 0:
+        return prompts[row_S // group_size, column_S]
+    places_S = completions[row_S, inside_S.clamp_max(completions.shape[1] - 1)]
+    if prompts.shape[1] == 0:
+        return places_S
+    of_prompt_S = prompts[row_S // group_size, column_S.clamp_max(prompts.shape[1] - 1)]
+    return torch.where(in_prompt_S, of_prompt_S, places_S)
+
+
+def _without_autocast(family: LlamaFamily, tree: Tree, model: Any) -> Tensor:
+    """The tree's hidden states in the arithmetic that autocast asks for, which our own pass settles itself."""
+    kind = tree.tokens_S.device.type
+    enabled = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if enabled else family.embedding.dtype
+    with torch.autocast(kind, enabled=False):
+        return tree_hidden(family, tree, dtype=dtype, recompute=_recomputes(model))
+
+
+def _recomputes(model: Any) -> bool:
+    return bool(model.training and getattr(model, "is_gradient_checkpointing", False))
+
+
+def _trunk(model: Any) -> Any:
+    """The model without its output layer, adapters included."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return plain.base_model
+
+
+def _inputs(tokens_NT: Tensor, lengths_N: Tensor) -> dict[str, Tensor]:
+    """All but the last token of the rectangle: nothing is predicted from it."""
+    width = tokens_NT.shape[1] - 1
+    column_T = torch.arange(width, device=tokens_NT.device)
+    return {
+        "input_ids": tokens_NT[:, :-1],
+        "attention_mask": (column_T < lengths_N[:, None]).long(),
+    }
+
+
+def _check(chosen_NT: Tensor) -> None:
     if bool(chosen_NT[:, 0].any()):
         raise ValueError("the first token of a row has nothing before it that could predict it")
-    before_NT = chosen_NT[:, 1:]
-    inputs = {"input_ids": tokens_NT[:, :-1], "attention_mask": attention_NT[:, :-1]}
+
+
+def _plain_output_weight(model: Any) -> Tensor | None:
+    """The output layer's weight where logits are just its product with the hidden states."""
     if any(getattr(model.config, name, None) for name in SHAPED_AFTER_THE_OUTPUT_LAYER):
-        logits: Tensor = model(**inputs, use_cache=False).logits[before_NT]
-        return logits
-    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[before_NT])
-    return logits
+        return None
+    layer = model.get_output_embeddings()
+    return layer.weight if type(layer) is nn.Linear and layer.bias is None else None
 
 
-def chosen_logprobs(logits_SV: Tensor, chosen_S: Tensor) -> Tensor:
-    """Log-probability [S], in nats, of each chosen id under its logits."""
-    picked_S = logits_SV.float().gather(1, chosen_S[:, None])[:, 0]
-    return picked_S - torch.logsumexp(logits_SV.float(), 1)
+def _drops_out(model: Any) -> bool:
+    """Whether anything is dropped at random now: our own forward pass knows no dropout."""
+    if not model.training:
+        return False
+    config = model.config
+    rates = [getattr(config, name, 0.0) for name in ("attention_dropout", "resid_pdrop")]
+    return any(rates) or any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())

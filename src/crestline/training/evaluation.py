@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from crestline.formulas.kl import entropy, kl_exact
-from crestline.models.policy import logits_before
+from crestline.models.policy import logits_in_parts
 from crestline.models.reward import RewardModel
 from crestline.models.sampler import PolicySampler
-from crestline.training.batches import attention, padded, row_slices
+from crestline.training.batches import padded, row_slices
 from crestline.types import Completion, PromptText
 
 
@@ -106,18 +106,16 @@ def exact_kl(
         first_N = torch.tensor([len(prompt) for prompt in prompts[part]])
         place_NT = torch.arange(tokens_NT.shape[1])[None]
         sampled_NT = (place_NT >= first_N[:, None]) & (place_NT < lengths_N[:, None])
-        seen_NT = attention(lengths_N, tokens_NT.shape[1]).to(device)
-        tokens_NT, sampled_NT = tokens_NT.to(device), sampled_NT.to(device)
-        policy_SV = logits_before(policy, tokens_NT, seen_NT, sampled_NT) / temperature
-        reference_SV = logits_before(reference, tokens_NT, seen_NT, sampled_NT) / temperature
-        for values_S, found in (
-            (kl_exact(policy_SV, reference_SV), kl_N),
-            (entropy(policy_SV), entropy_N),
+        asked = (tokens_NT.to(device), lengths_N.to(device), sampled_NT.to(device))
+        kl_S, entropy_S = [], []
+        for policy_SV, reference_SV in zip(
+            logits_in_parts(policy, *asked), logits_in_parts(reference, *asked), strict=True
         ):
-            values_NT = torch.zeros(sampled_NT.shape, device=device).masked_scatter(
-                sampled_NT, values_S
-            )
-            found += values_NT.sum(1).tolist()
+            kl_S.append(kl_exact(policy_SV / temperature, reference_SV / temperature))
+            entropy_S.append(entropy(policy_SV / temperature))
+        for values, found in ((kl_S, kl_N), (entropy_S, entropy_N)):
+            values_NT = torch.zeros(sampled_NT.shape, device=device)
+            found += values_NT.masked_scatter(asked[2], torch.cat(values)).sum(1).tolist()
     return kl_N, entropy_N
 
 

@@ -8,21 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crestline.models.policy import chosen_logprobs, logits_before
-from crestline.training.batches import Mean, TokenBatch, attention, padded
+from crestline.models.policy import token_logprobs_and_best
+from crestline.training.batches import Mean, TokenBatch, padded
 from crestline.training.seeds import Shuffled
 
 
 def imitation_loss(model: Any, part: TokenBatch) -> tuple[Tensor, dict[str, Mean]]:
     """Negative log-likelihood of the trained tokens, in nats, divided by their number in the whole update."""
-    width = part.tokens_NT.shape[1]
-    logits_SV = logits_before(
-        model, part.tokens_NT, attention(part.lengths_N, width), part.trained_NT
+    logprobs_S, best_S = token_logprobs_and_best(
+        model, part.tokens_NT, part.lengths_N, part.trained_NT
     )
-    chosen_S = part.tokens_NT[part.trained_NT]
-    logprobs_S = chosen_logprobs(logits_SV, chosen_S)
-    right = float((logits_SV.detach().argmax(-1) == chosen_S).sum())
-    metrics = {"mean_token_accuracy": Mean(right, len(chosen_S))}
+    metrics = {"mean_token_accuracy": Mean(float(best_S.sum()), len(best_S))}
     return -logprobs_S.sum() / part.num_trained_tokens, metrics
 
 
