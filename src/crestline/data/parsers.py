@@ -1,4 +1,4 @@
-"""From the bytes of one file to rows: JSONL, JSON, CSV, plain text, parquet.
+"""From the bytes of one file to rows: JSONL, JSON, CSV, plain text, parquet, Arrow.
 
 Owns the syntax of the formats and the line in every complaint. Knows nothing of prompts and
 rankings.
@@ -43,8 +43,8 @@ def read_file(path: Path) -> list[Row]:
         data = path.read_bytes()
     except OSError as error:
         raise BadInput(f"cannot read {path}: {reason(error)}") from error
-    if kind == ".parquet":
-        return list(_parquet_rows(data, str(path)))
+    if kind in _TABLES:
+        return list(_table_rows(data, str(path), kind))
     if path.suffix.lower() == ".gz":
         data = _unpack(data, path)
     return list(_PARSERS[kind](_decode(data, str(path)), str(path)))
@@ -59,7 +59,7 @@ def kind_of(path: Path) -> str | None:
     name = path.name.lower()
     packed = name.endswith(".gz")
     ending = Path(name.removesuffix(".gz")).suffix
-    return ending if ending in KINDS and not (packed and ending == ".parquet") else None
+    return ending if ending in KINDS and not (packed and ending in _TABLES) else None
 
 
 def reason(error: OSError) -> str:
@@ -220,7 +220,19 @@ def _csv_rows_unlimited(text: str, name: str) -> Iterator[Row]:
                 f"({', '.join(header)}); put quotes around texts with commas"
             )
         else:
-            yield Row(dict(zip(header, fields, strict=True)), where)
+            yield Row(dict(zip(header, map(_csv_cell, fields), strict=True)), where)
+
+
+def _csv_cell(text: str) -> Any:
+    """A cell is a text, or where it is JSON of chat messages, these."""
+    if not text.startswith("[{"):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    is_chat = all(isinstance(m, dict) and set(m) == {"role", "content"} for m in value)
+    return value if is_chat else text
 
 
 def _csv_header(fields: list[str], where: str) -> list[str]:
@@ -237,15 +249,20 @@ def _text_rows(text: str, name: str) -> Iterator[Row]:
             yield Row({"text": content}, f"{name}:{number}")
 
 
-def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:
-    import pyarrow  # 0.2 s: too long for those who read no parquet
+def _table_rows(data: bytes, name: str, kind: str) -> Iterator[Row]:
+    import pyarrow  # 0.2 s: too long for those who read no tables
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).read().to_pylist()
+        buffer = pyarrow.BufferReader(data)
+        if kind == ".parquet":
+            rows = pyarrow.parquet.ParquetFile(buffer).read().to_pylist()
+        else:
+            rows = pyarrow.ipc.open_stream(buffer).read_all().to_pylist()
     except Exception as error:  # broken bytes make pyarrow raise nearly anything
         raise BadInput(
-            f"{name}: not a readable parquet file ({one_line(error)}); copy or write it again"
+            f"{name}: not a readable {_TABLES[kind]} file ({one_line(error)}); "
+            "copy or write it again"
         ) from error
     for number, values in enumerate(rows, 1):
         yield Row(values, f"{name} row {number}")
@@ -288,4 +305,5 @@ _PARSERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
     ".csv": _csv_rows,
     ".txt": _text_rows,
 }
-KINDS = (*_PARSERS, ".parquet")
+_TABLES = {".parquet": "parquet", ".arrow": "Arrow"}
+KINDS = (*_PARSERS, *_TABLES)

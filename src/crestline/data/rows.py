@@ -21,8 +21,8 @@ def read_rows(source: str, *, split: str = "train") -> list[Row]:
     """All rows of a data set, each with the place it stands at.
 
     source: a .jsonl, .json (a list), .csv, .txt (one line, one row with the column `text`) or
-        .parquet file, the text kinds also as .gz; a folder of such files; else an "owner/name" of
-        the Hugging Face hub.
+        .parquet file, the text kinds also as .gz; a folder of such files, or one that
+        `save_to_disk` of datasets wrote; else an "owner/name" of the Hugging Face hub.
     split: which split of a hub data set or folder to read; a single file is read whole.
     Raises: BadInput, one line: what is wrong, at which line, what to do.
     """
@@ -47,6 +47,8 @@ def read_rows(source: str, *, split: str = "train") -> list[Row]:
 
 def _files_of(folder: Path, split: str) -> list[Path]:
     """The files named after the split, else all of them if none is named after another split."""
+    if (folder / "dataset_dict.json").is_file():  # save_to_disk of several splits
+        folder = _split_folder(folder, split)
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -58,6 +60,8 @@ def _files_of(folder: Path, split: str) -> list[Path]:
     ]
     if not files:
         raise BadInput(f"{folder}: a folder without data files; expected {', '.join(KINDS)} in it")
+    if (folder / "state.json").is_file():  # save_to_disk: the other files describe these
+        return [file for file in files if file.suffix == ".arrow"]
     chosen = [file for file in files if _split_of(file, (split,))]
     if chosen:
         return chosen
@@ -68,6 +72,15 @@ def _files_of(folder: Path, split: str) -> list[Path]:
             "name one of these files or another split"
         )
     return files
+
+
+def _split_folder(folder: Path, split: str) -> Path:
+    if not (folder / split).is_dir():
+        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        raise BadInput(
+            f"{folder}: no split {split!r}; found {', '.join(found[:6]) or 'none'}; name another"
+        )
+    return folder / split
 
 
 def _split_of(file: Path, splits: tuple[str, ...]) -> bool:

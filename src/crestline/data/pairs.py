@@ -1,0 +1,134 @@
+"""Rows with `chosen` and `rejected` to rankings: TRL, hh-rlhf, OpenRLHF, RewardBench, CSV.
+
+Owns how the prompt and the completions of such a row are told apart. Files, other formats and
+which rankings teach something are not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from crestline.data.chat import (
+    as_chat,
+    column,
+    completion_of,
+    is_transcript,
+    messages_of,
+    prompt_of,
+    shared_prompt,
+    text_of,
+    transcript_messages,
+    wrong,
+)
+from crestline.data.columns import Found, Keys, prompt_name, ranking_of, unused_of
+from crestline.data.parsers import Row
+from crestline.types import PromptText
+
+EXPECTED = (
+    "'completions' with 'context' or 'prompt', or 'chosen' and 'rejected' with or without 'prompt'"
+)
+_REWARDBENCH = ("chosen_model", "rejected_model", "num_correct", "total_completions")
+"""Columns of RewardBench's files, whose plain prompts are what a person asked."""
+
+
+def pair_in(row: Row, keys: Keys) -> Found:
+    """The ranking of a row with `chosen` and `rejected`, whatever their names are.
+
+    Texts, chat messages or hh-rlhf transcripts; lists of texts are several that are equally good
+    (RewardBench 2). Raises: BadInput with the place.
+    """
+    row = _renamed(row, keys)
+    chosen, rejected = column(row, "chosen", EXPECTED), column(row, "rejected", EXPECTED)
+    name = prompt_name(row, keys)
+    if _are_texts(chosen) or _are_texts(rejected):
+        prompt: PromptText = "" if name is None else prompt_of(row, name, row.values[name])
+        good, bad = _texts(row, "chosen", chosen), _texts(row, "rejected", rejected)
+    else:
+        told = _told_apart(row, name, chosen, rejected)
+        if told is None:
+            return Found(("diverging",))
+        prompt, good, bad = told[0], [told[1]], [told[2]]
+    if prompt and any(row.values.get(mark) is not None for mark in _REWARDBENCH):
+        prompt = as_chat(prompt)
+    rank = 0 if _tie(row) else 1
+    ranking = ranking_of(
+        row,
+        keys,
+        prompt=prompt,
+        completions=[*good, *bad],
+        ranks=[0] * len(good) + [rank] * len(bad),
+    )
+    used = ("chosen", "rejected", "tie", name, keys.source)
+    return Found((ranking,), unused_of(row.values, used, row))
+
+
+def _renamed(row: Row, keys: Keys) -> Row:
+    """The row with the columns that the user named under the names that are read."""
+    given = {"chosen": keys.chosen, "rejected": keys.rejected}
+    names = {name: key for name, key in given.items() if key and key != name}
+    if not names:
+        return row
+    moved = {name: column(row, key, f"the column of --{name}_key") for name, key in names.items()}
+    rest = {name: value for name, value in row.values.items() if name not in names.values()}
+    return replace(row, values={**rest, **moved})
+
+
+def _told_apart(
+    row: Row, name: str | None, chosen: Any, rejected: Any
+) -> tuple[PromptText, str, str] | None:
+    """Prompt and the two completions; None where two dialogues part before their last answers."""
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise wrong(row, "rejected", rejected, "the same kind as chosen: both texts or both chats")
+    if name is not None and row.values[name] != "" and not _is_whole_dialogue(chosen):
+        prompt = prompt_of(row, name, row.values[name])
+        if not isinstance(chosen, str):
+            prompt = as_chat(prompt)
+        return (
+            prompt,
+            completion_of(row, "chosen", chosen),
+            completion_of(row, "rejected", rejected),
+        )
+    if is_transcript(chosen) and is_transcript(rejected):
+        return shared_prompt(
+            transcript_messages(text_of(row, "chosen", chosen)),
+            transcript_messages(text_of(row, "rejected", rejected)),
+        )
+    if isinstance(chosen, str):
+        return "", text_of(row, "chosen", chosen), text_of(row, "rejected", rejected)
+    return shared_prompt(messages_of(row, "chosen", chosen), messages_of(row, "rejected", rejected))
+
+
+def _is_whole_dialogue(chosen: Any) -> bool:
+    """Whether `chosen` repeats the prompt: chat messages with the user's among them."""
+    if not isinstance(chosen, list | tuple):
+        return False
+    return any(isinstance(message, dict) and message.get("role") == "user" for message in chosen)
+
+
+def _are_texts(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(item, str) for item in value)
+    )
+
+
+def _texts(row: Row, name: str, value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [text_of(row, name, value)]
+    if not _are_texts(value):
+        raise wrong(row, name, value, "the same kind as the other: a text or a list of texts")
+    return [text_of(row, f"{name}[{index}]", text) for index, text in enumerate(value)]
+
+
+def _tie(row: Row) -> bool:
+    value = row.values.get("tie")
+    if value is None or value == "":
+        return False
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word in (True, "true", "1"):
+        return True
+    if word in (False, "false", "0"):
+        return False
+    raise wrong(row, "tie", value, "true or false")
