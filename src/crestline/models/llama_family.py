@@ -16,12 +16,10 @@ from torch import Tensor, nn
 
 from crestline.models.projection import Projection, projection_of, without_saving_wrapper
 
-FAMILY = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "SmolLM3ForCausalLM",
+FAMILY = tuple(
+    f"{name}{task}"
+    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
+    for task in ("ForCausalLM", "ForSequenceClassification")
 )
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embedding whose angles depend on the position alone."""
@@ -56,7 +54,8 @@ class LlamaFamily:
 
     inverse_frequencies: [D / 2] float32, radians a token. rope_scale: what cos and sin are multiplied by.
     epsilon: of every norm. Attention weights are scaled by D ** -0.5; the activation is SiLU.
-    embedding: [V, C]; output.weight is the same tensor where the two are tied.
+    embedding: [V, C]; output.weight is the same tensor where the two are tied. output: the language model's, or the
+    head of a reward model.
     """
 
     num_heads: int
@@ -72,7 +71,7 @@ class LlamaFamily:
 
 
 def family_of(model: Any) -> LlamaFamily | None:
-    """The description of a causal language model (a PeftModel is looked into), or None if it is not of the family.
+    """The description of a language or reward model (a PeftModel is looked into), or None if it is not of the family.
 
     It holds the live parameters, so optimiser steps show; ask again after adapters were switched or merged.
     """
@@ -86,7 +85,7 @@ def family_of(model: Any) -> LlamaFamily | None:
     head_size = (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
-    output = projection_of(model.lm_head)
+    output = projection_of(model.lm_head if hasattr(model, "lm_head") else model.score)
     if rope.rope_type not in FIXED_ROPE or rope.inv_freq.shape[0] * 2 != head_size:
         return None
     layers = [_layer_of(layer) for layer in inside.layers]

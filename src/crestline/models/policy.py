@@ -171,7 +171,10 @@ def _without_autocast(family: LlamaFamily, tree: Tree, model: Any) -> Tensor:
 
 
 def _recomputes(model: Any) -> bool:
-    return bool(model.training and getattr(model, "is_gradient_checkpointing", False))
+    """Whether activation checkpointing is switched on, as transformers marks it on its modules."""
+    if not model.training:
+        return False
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _trunk(model: Any) -> Any:
