@@ -109,6 +109,7 @@ TORCH_FREE_MODULES = (
     "crestline.cli.checks",
     "crestline.cli.screen",
     "crestline.pipeline.configs",
+    "crestline.pipeline.convert",
     "crestline.pipeline.presets",
     "crestline.pipeline.rank",
     "crestline.pipeline.screen",

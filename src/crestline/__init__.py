@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from crestline.crest.watch import Watch
     from crestline.pipeline.configs import (
         ChatConfig,
+        ConvertConfig,
         CrestConfig,
         RankConfig,
         ReportConfig,
         RunConfig,
         SampleConfig,
     )
+    from crestline.pipeline.convert import convert
     from crestline.pipeline.crest import crest as find_crest
     from crestline.pipeline.rank import rank
     from crestline.pipeline.run import run
@@ -44,6 +46,7 @@ _HOMES = {
     "Observation": "crestline.types",
     "Verdict": "crestline.types",
     "ChatConfig": "crestline.pipeline.configs",
+    "ConvertConfig": "crestline.pipeline.configs",
     "CrestConfig": "crestline.pipeline.configs",
     "Grpo": "crestline.training.rl_configs",
     "PretrainConfig": "crestline.training.configs",
@@ -58,6 +61,7 @@ _HOMES = {
     "SftConfig": "crestline.training.configs",
     "Watch": "crestline.crest.watch",
     "WatchConfig": "crestline.crest.configs",
+    "convert": "crestline.pipeline.convert",
     "find_crest": "crestline.pipeline.crest:crest",
     "pretrain": "crestline.training.pretrain",
     "rank": "crestline.pipeline.rank",
@@ -73,6 +77,7 @@ _HOMES = {
 __all__ = [
     "BadInput",
     "ChatConfig",
+    "ConvertConfig",
     "CrestConfig",
     "Duel",
     "Grpo",
@@ -90,6 +95,7 @@ __all__ = [
     "Verdict",
     "Watch",
     "WatchConfig",
+    "convert",
     "find_crest",
     "pretrain",
     "rank",

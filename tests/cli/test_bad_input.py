@@ -21,6 +21,7 @@ SFT = "sft --model_name_or_path {m}/policy --dataset_name {m}/demonstrations.jso
 SFT_OUT = SFT + "--output_dir {o} "
 SAMPLE = "sample --model_name_or_path {m}/policy --output_file {o} --dataset_name {m}/"
 RANK = "rank --dataset_name {m}/samples.jsonl --output_file {o} --people "
+CONVERT = "convert --dataset_name {m}/rankings.jsonl --output_file {o}"
 REWARD = "reward --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/"
 RL_BARE = "rl --dataset_name {m}/prompts.jsonl --max_completion_length 8 --output_dir {o} "
 RL = RL_BARE + "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/"
@@ -49,6 +50,7 @@ CASES = {
     "sft without output_dir": (SFT, "--output_dir"),
     "sample without model": ("sample --dataset_name {m}/prompts.jsonl", "--model_name_or_path"),
     "rank without people": ("rank --dataset_name {m}/samples.jsonl", "--people"),
+    "convert without data": ("convert --output_file {o}.jsonl", "--dataset_name"),
     "reward without data": ("reward --model_name_or_path {m}/policy", "--dataset_name"),
     "rl without reward model": (
         RL_BARE + "--model_name_or_path {m}/policy",
@@ -110,6 +112,11 @@ CASES = {
     ),
     "no pair": (REWARD + "no_rejected.jsonl", "no_rejected.jsonl:1"),
     "not UTF-8": (SAMPLE + "latin1.jsonl", "latin1.jsonl:1"),
+    "pair without a better one": (
+        "convert --dataset_name {m}/no_rejected.jsonl --output_file {o}.jsonl",
+        "no_rejected.jsonl:1",
+    ),
+    "column that is not there": (CONVERT + ".jsonl --chosen_key better", "rankings.jsonl:1"),
     "unknown ending": (SAMPLE + "data.exe", "data.exe"),
     "broken parquet": (SAMPLE + "broken.parquet", "broken.parquet"),
     "folder without data": (SAMPLE + "empty_folder", "empty_folder"),
@@ -146,6 +153,10 @@ CASES = {
     "another verb's folder": (SFT + "--output_dir {m}/other_run", "other_run"),
     "run in a stage's folder": ("run --output_dir {m}/other_run", "other_run"),
     "a folder for a file": (RANK.replace("{o}", "{m}/foreign") + "pelican", "foreign"),
+    "no such format": (CONVERT + ".jsonl --format orl", "--format"),
+    "no ending": (CONVERT, "--output_file"),
+    "CSV under another ending": (CONVERT + ".jsonl --format csv", ".csv"),
+    "a file is there": (CONVERT.replace("{o}", "{m}/prompts.jsonl"), "--overwrite"),
     # people
     "neither function nor world": (RANK + "atlantis", "atlantis"),
     "no such module": (RANK + "{m}/no.py:rank", "no.py"),
@@ -215,7 +226,7 @@ def check_line(code: int, err: str, culprit: str) -> None:
 
 def test_every_verb_has_cases() -> None:
     verbs = {command.split()[0] for command, _ in CASES.values()}
-    every = "pretrain sft sample rank reward rl crest report chat run"
+    every = "pretrain sft sample rank convert reward rl crest report chat run"
     assert set(every.split()) <= verbs
 
 

@@ -10,6 +10,7 @@ import crestline
 NAMES = [
     "BadInput",
     "ChatConfig",
+    "ConvertConfig",
     "CrestConfig",
     "Duel",
     "Grpo",
@@ -27,6 +28,7 @@ NAMES = [
     "Verdict",
     "Watch",
     "WatchConfig",
+    "convert",
     "find_crest",
     "pretrain",
     "rank",

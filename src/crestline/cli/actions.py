@@ -14,7 +14,14 @@ from typing import Any
 from crestline.cli.chat import talk
 from crestline.cli.screen import ClosableScreen, open_screen
 from crestline.cli.verbs import Machine
-from crestline.pipeline.configs import ChatConfig, CrestConfig, RankConfig, ReportConfig, RunConfig
+from crestline.pipeline.configs import (
+    ChatConfig,
+    ConvertConfig,
+    CrestConfig,
+    RankConfig,
+    ReportConfig,
+    RunConfig,
+)
 from crestline.serve.configs import RewardServeConfig
 from crestline.types import BadInput, Verdict
 
@@ -41,6 +48,8 @@ def act(verb: str, config: Any, machine: Machine) -> None:
             stage(verb, config, machine, screen)
         elif verb == "rank":
             rank(config, screen)
+        elif verb == "convert":
+            convert(config, screen)
         elif verb == "crest":
             crest(config, machine, screen)
         elif verb == "report":
@@ -93,6 +102,13 @@ def rank(config: RankConfig, screen: ClosableScreen) -> None:
     path = rank(config, progress=screen.stage("rank", ""))
     screen.finish()
     screen.say(f"wrote {path}")
+
+
+def convert(config: ConvertConfig, screen: ClosableScreen) -> None:
+    from crestline.pipeline.convert import convert
+
+    for line in convert(config).lines():
+        screen.say(line)
 
 
 def crest(config: CrestConfig, machine: Machine, screen: ClosableScreen) -> None:

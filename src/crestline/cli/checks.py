@@ -14,12 +14,14 @@ from crestline.data.formats import read_demonstrations, read_prompts, read_sampl
 from crestline.data.rankings import read_rankings
 from crestline.pipeline.configs import (
     ChatConfig,
+    ConvertConfig,
     CrestConfig,
     RankConfig,
     ReportConfig,
     RunConfig,
     SampleConfig,
 )
+from crestline.pipeline.convert import check_output, read
 from crestline.pipeline.plan import plan
 from crestline.pipeline.who import people_of, world_of
 from crestline.runs.files import read_jsonl
@@ -64,6 +66,12 @@ def rank_input(config: RankConfig) -> list[str]:
         people(config.people, config.flip_probability),
         appended("output_file", config.output_file),
     ]
+
+
+def convert_input(config: ConvertConfig) -> list[str]:
+    output = check_output(config)
+    found = data("dataset_name", config.dataset_name, lambda source, split: read(config).rankings)
+    return [found, f"output_file: {output} ({config.format})"]
 
 
 def reward_input(config: RewardConfig) -> list[str]:
@@ -147,6 +155,7 @@ INPUTS: dict[str, Callable[[Any], list[str]]] = {
     "sft": sft_input,
     "sample": sample_input,
     "rank": rank_input,
+    "convert": convert_input,
     "reward": reward_input,
     "reward-serve": reward_serve_input,
     "rl": rl_input,

@@ -149,6 +149,17 @@ _VERBS = (
         ),
     ),
     Verb(
+        name="convert",
+        summary="turn rankings of one format into another, and say what is lost",
+        settings=f"{_PIPELINE}:ConvertConfig",
+        required=("dataset_name", "output_file"),
+        on_machine=False,
+        examples=(
+            "crestline convert --dataset_name argilla.json --output_file rankings.jsonl",
+            "crestline convert --dataset_name rankings.jsonl --output_file pairs.parquet --format trl",
+        ),
+    ),
+    Verb(
         name="reward",
         summary="train a reward model on rankings",
         settings="crestline.training.reward_configs:RewardConfig",

@@ -142,7 +142,7 @@ def unused_of(values: Iterable[str], used: Iterable[str | None], row: Row) -> tu
     """The names that hold something which nobody read."""
     known = {*used, *SAID_NAMES}
     return tuple(
-        str(name) for name in values if name not in known and row.values.get(name) is not None
+        str(name) for name in values if name not in known and row.values.get(name) not in (None, "")
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from crestline.crest.configs import WatchConfig
+from crestline.data.writers import Format
 from crestline.training.configs import PretrainConfig, SftConfig, at_least, positive
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
@@ -49,6 +50,36 @@ class RankConfig:
     """Simulated people only: chance that a comparison comes out the wrong way round."""
     seed: int = 0
     """Decides which simulated person answers what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Turn rankings of any format that we read into another."""
+
+    dataset_name: str = ""
+    """Rankings: a file, folder or hub name, in any of the formats, told row by row."""
+    dataset_train_split: str = "train"
+    """Split of a hub dataset or folder."""
+    output_file: str = ""
+    """Where the rows are written, by its ending as .jsonl, .json (a list), .parquet or .csv."""
+    format: Format = "nemo"
+    """Format of the rows; nemo, the format of `crestline rank`, holds everything."""
+    overwrite: bool = False
+    """Take the place of output_file if it exists."""
+    keep_all: bool = True
+    """Keep rankings that prefer nothing, and what the same annotator says again, where the format can hold them."""
+    prompt_key: str = ""
+    """Column (of a labelling tool: field) of the prompt, if it has a name of its own."""
+    chosen_key: str = ""
+    """Column of the better completion, if it is not called chosen."""
+    rejected_key: str = ""
+    """Column of the worse completion, if it is not called rejected."""
+    source_key: str = ""
+    """Column that says where a row came from, if it is not source, subset or data_source."""
+    question: str = ""
+    """Argilla, Label Studio: only questions or tags with this in their name count, if several rank."""
+    buckets: str = ""
+    """Label Studio: names of the Ranker's buckets, best first, with commas between."""
 
 
 @dataclass(frozen=True, kw_only=True)
