@@ -15,6 +15,7 @@ from crestline.formulas.calibration import (
     calibration_floor,
     equal_mass_bins,
     expected_calibration_error,
+    fit_logistic,
     fit_temperature,
     log_loss,
     preference_probability,
@@ -93,6 +94,19 @@ def test_auroc_without_two_kinds_is_not_a_number() -> None:
     assert math.isnan(auroc([1.0, 2.0], [True, True]))
     with pytest.raises(ValueError, match="outcomes"):
         auroc([1.0], [True, False])
+
+
+def test_logistic_regression_where_it_has_a_closed_form() -> None:
+    """One yes-or-no feature: each group's share of yes comes out exactly."""
+    feature = np.repeat([0.0, 1.0], [40, 60])
+    outcomes = np.concatenate([np.arange(40) < 10, np.arange(60) < 45])
+    slope, constant = fit_logistic(feature[:, None], outcomes, ridge=0.0)
+    assert constant == pytest.approx(math.log(10 / 30), abs=1e-5)
+    assert slope == pytest.approx(math.log(45 / 15) - math.log(10 / 30), abs=1e-5)
+    apart = fit_logistic([[-1.0], [1.0]], [0, 1])
+    assert np.isfinite(apart).all() and apart[0] > 1
+    with pytest.raises(ValueError, match="one row each"):
+        fit_logistic([[1.0]], [1, 0])
 
 
 @pytest.mark.parametrize(("num", "num_bins"), [(1000, 10), (1003, 10), (7, 10), (25, 10), (1, 1)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from scipy.stats import rankdata
 
@@ -124,6 +124,31 @@ def auroc(scores_N: ArrayLike, positive_N: ArrayLike) -> float:
         return float("nan")
     above = rankdata(scores)[positive].sum() - num_positive * (num_positive + 1) / 2
     return float(above / (num_positive * num_negative))
+
+
+def fit_logistic(features_ND: ArrayLike, outcomes_N: ArrayLike, *, ridge: float = 1e-3) -> Array:
+    """Weights (D + 1,) of a logistic regression, the last one for the constant.
+
+    features_ND: about unit scale. outcomes_N: 0 or 1. ridge: keeps weights finite where the outcomes can be
+    told without error; the constant is free of it. Yes has probability σ(features · w[:-1] + w[-1]).
+    Raises: ValueError on unequal lengths.
+
+    >>> [round(float(w), 3) for w in fit_logistic([[0.0]] * 4, [1, 1, 1, 0])]  # ln 3
+    [0.0, 1.099]
+    """
+    x, y = np.asarray(features_ND, dtype=np.float64), np.asarray(outcomes_N, dtype=np.float64)
+    if x.ndim != 2 or y.shape != x.shape[:1] or len(y) == 0:
+        raise ValueError(f"{x.shape} features for {y.shape} outcomes: one row each is needed")
+    x = np.column_stack([x, np.ones(len(x))])
+    penalty = np.append(np.full(x.shape[1] - 1, ridge), 1e-9)
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        z = x @ weights
+        value = np.mean(np.logaddexp(0, z) - y * z) + 0.5 * penalty @ weights**2
+        return float(value), x.T @ (expit(z) - y) / len(y) + penalty * weights
+
+    found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-8})
+    return np.asarray(found.x)
 
 
 # ---------------------------------------------------------------- calibration

@@ -1,0 +1,328 @@
+"""What scores are worth on rankings that they were not trained on: one record of figures.
+
+Owns which figures there are and what they are called in evaluation.json. Knows nothing of models and files,
+so that any model's scores can be judged alike. Letters: N completions in the order of the rankings, P pairs,
+M ensemble members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+
+from crestline.formulas.calibration import preference_probability
+from crestline.rewards.pairs import (
+    Array,
+    Grouping,
+    Pairs,
+    accuracy_rows,
+    agreement,
+    by_size,
+    clusters_of,
+    named,
+    pairs_of,
+)
+from crestline.rewards.trust import (
+    FEWEST,
+    calibration_figures,
+    cases_of,
+    cross_fitted,
+    spread_figures,
+    temperature_of,
+    with_intervals,
+)
+from crestline.types import BadInput, Ranking
+
+Figures = dict[str, Any]
+NUM_HISTOGRAM_BINS = 30
+
+
+def evaluate(
+    rankings: Sequence[Ranking],
+    scores_N: ArrayLike,
+    *,
+    temperature: float | None = None,
+    mean: float | None = None,
+    member_scores_NM: ArrayLike | None = None,
+    num_tokens_N: ArrayLike | None = None,
+    counts: Mapping[str, int] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Figures:
+    """All figures of scores on rankings, as plain values for JSON; docs/reward-eval.md says what each means.
+
+    scores_N: raw score of each completion, in the order of the rankings and of their completions. temperature: of
+    the model, fitted elsewhere; None fits it on these rankings, and calibration is then measured with the
+    temperature of the other half of the prompts. mean: a typical answer's raw score; None takes the mean of these.
+    member_scores_NM: the ensemble's members. num_tokens_N: lengths in tokens. counts: handed through, such as
+    num_truncated. The same arguments give the same figures.
+    Raises: BadInput where a score is not finite or people preferred nothing; ValueError on unequal lengths.
+    """
+    scores = _column(scores_N, rankings)
+    pairs = pairs_of(rankings)
+    if not len(pairs):
+        raise BadInput("the held-out rankings hold no two completions of which one is better")
+    fitted = temperature_of(pairs, scores)
+    used = fitted if temperature is None else temperature
+    resampling = {"num_resamples": num_resamples, "seed": seed}
+    return {
+        **_accuracy(rankings, pairs, scores, used, **resampling),
+        "mean": float(scores.mean()) if mean is None else mean,
+        "temperature": used,
+        "temperature_refitted": fitted,
+        "best_of_k": _best_of_k(rankings, scores, **resampling),
+        "length": _length(rankings, pairs, scores, num_tokens_N),
+        "scores": _histogram(rankings, scores),
+        "num_duplicate_rankings": len(rankings) - len({_content(r) for r in rankings}),
+        "num_same_text_pairs": pairs.num_same_text,
+        **_trust(pairs, scores, temperature, member_scores_NM, **resampling),
+        **(counts or {}),
+    }
+
+
+def _column(scores_N: ArrayLike, rankings: Sequence[Ranking]) -> Array:
+    """The scores, one finite number for each completion."""
+    scores = np.asarray(scores_N, dtype=np.float64)
+    places = [(n, k) for n, r in enumerate(rankings) for k in range(len(r.completions))]
+    if scores.shape != (len(places),):
+        raise ValueError(f"{scores.shape} scores for {len(places)} completions")
+    for at in np.flatnonzero(~np.isfinite(scores)):
+        n, k = places[at]
+        raise BadInput(
+            f"{rankings[n].where or f'ranking {n + 1}'}: the model scores completion {k + 1} as {scores[at]}; "
+            "look at its weights and dtype"
+        )
+    return scores
+
+
+def _content(ranking: Ranking) -> str:
+    """Equal for rankings that say the same of the same texts."""
+    answers = zip(ranking.completions, map(str, ranking.ranks), strict=True)
+    return repr((ranking.prompt, sorted(answers)))
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+def _accuracy(
+    rankings: Sequence[Ranking],
+    pairs: Pairs,
+    scores_N: Array,
+    temperature: float,
+    *,
+    num_resamples: int,
+    seed: int,
+) -> Figures:
+    """Accuracy over all pairs and group by group, with "the longer wins" beside it."""
+    differences_P = scores_N[pairs.better_P] - scores_N[pairs.worse_P]
+    lengths_N = np.array([len(text) for r in rankings for text in r.completions], np.float64)
+    longer_P = lengths_N[pairs.better_P] - lengths_N[pairs.worse_P]
+    right_P, longer_right_P = agreement(differences_P), agreement(longer_P)
+    margins_P = np.abs(differences_P) / temperature
+    everything = {"all": (np.zeros(len(pairs), dtype=np.int64), ["all"])}
+    resampling = {"num_resamples": num_resamples, "seed": seed}
+    rows = accuracy_rows(
+        pairs,
+        right_P,
+        everything | _groupings(rankings, pairs, margins_P, longer_P),
+        beside={
+            "longer_wins_accuracy": longer_right_P,
+            "probability": preference_probability(margins_P, 1.0),
+        },
+        **resampling,
+    )
+    (whole,) = rows.pop("all")
+    (longer,) = accuracy_rows(pairs, longer_right_P, everything, beside={}, **resampling)["all"]
+
+    def over_longer(times_P: Array) -> dict[str, float]:
+        gained = float(times_P @ (right_P - longer_right_P) / times_P.sum())
+        return {"accuracy_over_longer_wins": gained}
+
+    return {
+        **{key: whole[key] for key in ("accuracy", "accuracy_low", "accuracy_high")},
+        "interval": pairs.interval_rests_on(),
+        "num_pairs": len(pairs),
+        "num_heldout_rankings": len(rankings),
+        "num_clusters": len(np.unique(pairs.cluster_P)),
+        **{f"longer_wins_{key}": longer[key] for key in whole if key.startswith("accuracy")},
+        **with_intervals(over_longer, pairs.cluster_P, num=num_resamples, seed=seed),
+        "accuracy_by": rows,
+    }
+
+
+def _groupings(
+    rankings: Sequence[Ranking], pairs: Pairs, margins_P: Array, longer_P: Array
+) -> dict[str, Grouping]:
+    """What accuracy is told by; groupings with a single group are left out, but for the score's own margin."""
+    own = [rankings[n] for n in pairs.ranking_P]
+    num_ranked = [sum(rank is not None for rank in r.ranks) for r in own]
+    which = [
+        ("same length", "longer is better", "shorter is better")[int(s)] for s in np.sign(longer_P)
+    ]
+    found: dict[str, Grouping] = {
+        "stated_margin": by_size(pairs.margin_P),
+        "rank_gap": by_size(pairs.rank_gap_P.astype(np.float64)),
+        "num_ranked": by_size(np.array(num_ranked, dtype=np.float64)),
+        "annotator": named([r.annotator for r in own]),
+        "source": named([r.source for r in own]),
+        "which_is_better": named(which),
+    }
+    found = {key: grouping for key, grouping in found.items() if len(grouping[1]) > 1}
+    return {"score_margin": by_size(margins_P, most_distinct=1), **found}
+
+
+def _best_of_k(
+    rankings: Sequence[Ranking], scores_N: Array, *, num_resamples: int, seed: int
+) -> list[Figures]:
+    """By number of ranked completions: how often the highest score is one that people put first, and chance."""
+    cluster_R, _ = clusters_of(rankings)
+    cases: dict[int, list[tuple[float, float, int]]] = {}
+    first = 0
+    for number, ranking in enumerate(rankings):
+        places = [k for k, rank in enumerate(ranking.ranks) if rank is not None]
+        ranks = [ranking.ranks[k] for k in places]
+        if len(set(ranks)) > 1:
+            scores = scores_N[[first + k for k in places]]
+            is_best = np.array([rank == min(r for r in ranks if r is not None) for rank in ranks])
+            hit = float(is_best[scores == scores.max()].mean())
+            cases.setdefault(len(places), []).append(
+                (hit, float(is_best.mean()), cluster_R[number])
+            )
+        first += len(ranking.completions)
+    found = []
+    for num_ranked, rows in sorted(cases.items()):
+        hit_R, chance_R, cluster = (np.array(column) for column in zip(*rows, strict=True))
+
+        def figures(times_R: Array, hit_R: Array = hit_R) -> dict[str, float]:
+            return {"hit": float(times_R @ hit_R / times_R.sum())}
+
+        found.append(
+            {
+                "num_ranked": num_ranked,
+                "num_rankings": len(rows),
+                **with_intervals(figures, cluster.astype(np.int64), num=num_resamples, seed=seed),
+                "chance": float(chance_R.mean()),
+            }
+        )
+    return found
+
+
+# ---------------------------------------------------------------- length and scores
+
+
+def _length(
+    rankings: Sequence[Ranking], pairs: Pairs, scores_N: Array, num_tokens_N: ArrayLike | None
+) -> Figures:
+    """How far the score follows length, and how far people do, for characters and tokens."""
+    lengths = {
+        "characters": np.array([len(t) for r in rankings for t in r.completions], np.float64)
+    }
+    if num_tokens_N is not None:
+        lengths["tokens"] = np.asarray(num_tokens_N, dtype=np.float64)
+        if lengths["tokens"].shape != scores_N.shape:
+            raise ValueError(f"{lengths['tokens'].shape} lengths for {len(scores_N)} completions")
+    return {unit: _follows(rankings, pairs, scores_N, values) for unit, values in lengths.items()}
+
+
+def _follows(
+    rankings: Sequence[Ranking], pairs: Pairs, scores_N: Array, lengths_N: Array
+) -> Figures:
+    """Spearman's correlation of score and length, over all and within rankings, with that of people's order."""
+    model, people = [], []
+    first = 0
+    for ranking in rankings:
+        here = slice(first, first + len(ranking.completions))
+        first = here.stop
+        model.append(spearman(scores_N[here], lengths_N[here]))
+        known = np.array([rank is not None for rank in ranking.ranks])
+        ranks = np.array([rank for rank in ranking.ranks if rank is not None], dtype=np.float64)
+        people.append(spearman(-ranks, lengths_N[here][known]))
+    longer_P = lengths_N[pairs.better_P] - lengths_N[pairs.worse_P]
+    ahead_P = np.sign(longer_P) * (scores_N[pairs.better_P] - scores_N[pairs.worse_P])
+    return {
+        "spearman": spearman(scores_N, lengths_N),
+        "within_rankings": _mean_known(model),
+        "people_within_rankings": _mean_known(people),
+        "longer_scores_higher": _mean_known(agreement(ahead_P[longer_P != 0]).tolist()),
+        "longer_is_better": _mean_known(agreement(longer_P[longer_P != 0]).tolist()),
+        "median": float(np.median(lengths_N)),
+    }
+
+
+def spearman(left: Array, right: Array) -> float | None:
+    """Spearman's rank correlation, ties sharing their mean rank; None where one side has one value only.
+
+    >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([10.0, 30.0, 20.0]))
+    0.5
+    """
+    if len(left) < 2:
+        return None
+    a, b = rankdata(left) - (len(left) + 1) / 2, rankdata(right) - (len(right) + 1) / 2
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else None
+
+
+def _mean_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _histogram(rankings: Sequence[Ranking], scores_N: Array) -> Figures:
+    """Raw scores of completions that people put first and of the other ranked ones, in shared bins."""
+    is_best: list[bool | None] = []
+    for ranking in rankings:
+        known = [rank for rank in ranking.ranks if rank is not None]
+        is_best += [None if rank is None else rank == min(known) for rank in ranking.ranks]
+    low, high = np.quantile(scores_N, [0.001, 0.999])
+    edges = np.linspace(low, high if high > low else low + 1, NUM_HISTOGRAM_BINS + 1)
+    inside = np.clip(scores_N, edges[0], edges[-1])
+    best, other = (np.array([b is wanted for b in is_best]) for wanted in (True, False))
+    return {
+        "edges": edges.tolist(),
+        "best": np.histogram(inside[best], edges)[0].tolist(),
+        "others": np.histogram(inside[other], edges)[0].tolist(),
+        "standard_deviation": float(scores_N.std()),
+        "lowest": float(scores_N.min()),
+        "highest": float(scores_N.max()),
+    }
+
+
+# ---------------------------------------------------------------- trust
+
+
+def _trust(
+    pairs: Pairs,
+    scores_N: Array,
+    temperature: float | None,
+    member_scores_NM: ArrayLike | None,
+    *,
+    num_resamples: int,
+    seed: int,
+) -> Figures:
+    """Calibration and, of an ensemble, spread; None with too few rankings to say anything."""
+    cases = cases_of(pairs, seed=seed)
+    found: Figures = {"calibration": None, "ensemble": None}
+    if len(cases) < FEWEST:
+        return found
+    resampling = {"num_resamples": num_resamples, "seed": seed}
+    differences_C = scores_N[cases.first_C] - scores_N[cases.second_C]
+    if temperature is None:
+        told, temperature_C = "the other half", cross_fitted(pairs, scores_N, cases, seed=seed)
+    else:
+        told, temperature_C = "the model", np.full(len(cases), temperature)
+    found["calibration"] = {
+        "temperature_from": told,
+        **calibration_figures(cases, differences_C, temperature_C, **resampling),
+    }
+    if member_scores_NM is not None:
+        members = np.asarray(member_scores_NM, dtype=np.float64)
+        if members.ndim != 2 or len(members) != len(scores_N):
+            raise ValueError(f"member scores {members.shape} for {len(scores_N)} completions")
+        if members.shape[1] > 1:
+            differences_CM = members[cases.first_C] - members[cases.second_C]
+            found["ensemble"] = spread_figures(cases, differences_C, differences_CM, **resampling)
+    return found
