@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from crestline.models.reward_model import BATCH_TOKENS
 from crestline.serve.configs import RewardServeConfig
 from crestline.serve.queue import Closed, Full, ScoringFailed, ScoringQueue, Ticket
 from crestline.serve.requests import Refused, Texts, query_texts, score_texts
@@ -52,7 +53,9 @@ class RewardService:
     def __init__(self, scorer: TextScorer, config: RewardServeConfig, *, device: str) -> None:
         self.scorer, self.config, self._device = scorer, config, device
         self.queue: ScoringQueue[Row, Scored] = ScoringQueue(
-            scorer.score, max_queue=config.max_queue, max_batch_tokens=config.max_batch_tokens
+            scorer.score,
+            max_queue=config.max_queue,
+            max_batch_tokens=config.max_batch_tokens or batch_tokens(device),
         )
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self._latencies: deque[float] = deque(maxlen=KEPT_LATENCIES)
@@ -64,7 +67,9 @@ class RewardService:
 
     async def reward(self, request: Request) -> Response:
         """OpenRLHF's contract."""
-        read = partial(query_texts, query_end=self.config.query_end)
+        read = partial(
+            query_texts, query_start=self.scorer.query_start, query_end=self.config.query_end
+        )
         return await self._respond(request, read, "query", self._openrlhf)
 
     async def health(self) -> Response:
@@ -157,7 +162,9 @@ class RewardService:
         finally:
             self.queue.leave(room)
 
-    def _prepare(self, read: Callable[[bytes], Texts], body: bytes) -> tuple[list[str], list[Row]]:
+    def _prepare(
+        self, read: Callable[[bytes], Texts], body: bytes
+    ) -> tuple[list[str], Sequence[Row]]:
         """Off the event loop: what is in a body, as the model reads it."""
         texts = read(body)
         if len(texts.completions) > self.config.max_queue:
@@ -213,6 +220,11 @@ def reward_app(service: RewardService) -> FastAPI:
     app.add_exception_handler(HTTPException, no_such_place)
     app.add_exception_handler(Exception, broken)
     return app
+
+
+def batch_tokens(device: str) -> int:
+    """Tokens that a device scores best together."""
+    return BATCH_TOKENS.get(device.partition(":")[0], BATCH_TOKENS["cpu"])
 
 
 def refusal(status: int, line: str, headers: dict[str, str] | None = None) -> Response:

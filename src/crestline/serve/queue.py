@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 WINDOW = 8
 """A batch is chosen among the oldest texts that fill this many batches."""
+MAX_PADDING = 0.2
+"""Share of a batch's tokens that may be padding."""
 
 logger = logging.getLogger("crestline.serve")
 
@@ -220,10 +222,11 @@ class ScoringQueue(Generic[R, S]):
 W = TypeVar("W", bound=Row)
 
 
-def next_batch(waiting: Sequence[W], max_batch_tokens: int) -> Sequence[W]:
-    """The oldest text, with those of a like length among the oldest that wait.
+def next_batch(waiting: Sequence[W], max_batch_tokens: int) -> list[W]:
+    """The oldest text, with those nearest to it in length among the oldest that wait.
 
-    waiting: oldest first, at least one. Nobody starves: every batch has the text that waited longest.
+    waiting: oldest first, at least one. With its padding a batch has at most max_batch_tokens, or one text; at most
+    MAX_PADDING of it is padding. Nobody starves: the text that waited longest is in every batch.
     """
     window: list[W] = []
     num_tokens = 0
@@ -232,15 +235,24 @@ def next_batch(waiting: Sequence[W], max_batch_tokens: int) -> Sequence[W]:
         if window and num_tokens > WINDOW * max_batch_tokens:
             break
         window.append(text)
-    window.sort(key=lambda text: text.num_tokens, reverse=True)
-    batches = batches_by_length(window, max_batch_tokens)
-    return next(batch for batch in batches if any(text is waiting[0] for text in batch))
-
-
-def batches_by_length(longest_first: Sequence[W], max_batch_tokens: int) -> Iterator[Sequence[W]]:
-    """Cut texts into batches of at most max_batch_tokens, padding included, and at least one text."""
-    start = 0
-    while start < len(longest_first):
-        end = start + max(1, max_batch_tokens // max(1, longest_first[start].num_tokens))
-        yield longest_first[start:end]
-        start = end
+    window.sort(key=lambda text: text.num_tokens)
+    lengths = [text.num_tokens for text in window]
+    first = last = next(n for n, text in enumerate(window) if text is waiting[0])
+    num_tokens = lengths[first]
+    while True:
+        sides = []
+        if first > 0:
+            sides.append((first - 1, last))
+        if last + 1 < len(window):
+            sides.append((first, last + 1))
+        grown = []
+        for low, high in sides:
+            padded = (high - low + 1) * lengths[high]
+            padding = padded - num_tokens - lengths[low if low < first else high]
+            if padded <= max_batch_tokens and padding <= MAX_PADDING * padded:
+                grown.append((padding, low, high))
+        if not grown:
+            return window[first : last + 1]
+        _, low, high = min(grown)
+        num_tokens += lengths[low if low < first else high]
+        first, last = low, high

@@ -65,19 +65,20 @@ def score_texts(body: bytes) -> Texts:
     )
 
 
-def query_texts(body: bytes, *, query_end: str = "") -> Texts:
+def query_texts(body: bytes, *, query_start: str = "", query_end: str = "") -> Texts:
     """The texts of a body in OpenRLHF's shape: `{"query": [...], "prompts": [...], "labels": [...]}`.
 
-    A query is prompt and completion in one, rendered by the trainer: it is scored as it stands.
-    prompts, labels and what else is in it do not change the score. query_end is cut off the end.
-    Raises Refused (400, 422) with the field and the index of what is wrong.
+    A query is prompt and completion in one, rendered by the trainer, special tokens included: it is scored as it
+    stands, but for query_start and query_end, which are cut off its ends. prompts, labels and what else is in the body
+    do not change the score. Raises Refused (400, 422) with the field and the index of what is wrong.
     """
     fields = _object(body)
     queries = _list(fields, "query")
     if fields.get("prompts") is not None:
         _same_length("query", queries, "prompts", _list(fields, "prompts"))
     texts = [_text(f"query[{n}]", query) for n, query in enumerate(queries)]
-    return Texts([""] * len(texts), [text.removesuffix(query_end) for text in texts])
+    cut = [text.removeprefix(query_start).removesuffix(query_end) for text in texts]
+    return Texts(list(cut), [""] * len(cut))
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _list(fields: dict[str, Any], name: str) -> list[Any]:
     if name not in fields:
-        found = ", ".join(sorted(fields))[:200] or "none"
+        found = ", ".join(ascii(key[:30]) for key in sorted(fields)[:10]) or "none"
         raise Refused(422, f"no field {name!r}; found: {found}")
     value = fields[name]
     if not isinstance(value, list):

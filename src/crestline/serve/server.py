@@ -26,6 +26,8 @@ from crestline.serve.app import RewardService, reward_app
 from crestline.serve.configs import RewardServeConfig
 from crestline.serve.scoring import TextScorer
 
+KEEP_ALIVE_SECONDS = 75
+"""An idle connection is kept this long, for trainers that ask once an update."""
 GRACE_SECONDS = 5
 """After the last answer, connections may take this long to end."""
 
@@ -38,7 +40,10 @@ def reward_serve(config: RewardServeConfig, *, device: str = "cpu") -> None:
     listening = listen(config.host, config.port)
     with listening:
         config = replace(config, api_key=config.api_key or os.environ.get("CRESTLINE_API_KEY", ""))
-        scorer = TextScorer(load_reward_model(config.model_name_or_path, device=device))
+        reward_model = load_reward_model(
+            config.model_name_or_path, device=device, dtype=config.dtype
+        )
+        scorer = TextScorer(reward_model)
         scorer.warm_up()
         service = RewardService(scorer, config, device=device)
         if not is_local(listening) and not config.api_key:
@@ -49,7 +54,8 @@ def reward_serve(config: RewardServeConfig, *, device: str = "cpu") -> None:
         server = RewardServer(service, listening)
         with server.signals():
             server.start()
-            print(f"ready on {url(listening)} ({scorer.description} on {device})", flush=True)
+            about = f"{config.model_name_or_path} on {device}, {scorer.description}"
+            print(f"ready on {url(listening)}: {about}", flush=True)
             server.serve()
         counts = service.queue.counts
         print(f"stopped after {counts.num_requests} requests, {counts.num_texts} texts", flush=True)
@@ -68,6 +74,7 @@ class RewardServer:
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
