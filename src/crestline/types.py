@@ -24,6 +24,9 @@ StopReason = Literal["end", "length"]
 class BadInput(Exception):
     """The user's input cannot be used: one line saying what, where and what to do. Exit code 2."""
 
+    def __str__(self) -> str:  # names out of the user's files may hold line breaks
+        return " ".join(super().__str__().splitlines())
+
 
 class Paused(Exception):
     """The run stopped at a good state and can be resumed: health, or waiting for people. Exit code 3."""

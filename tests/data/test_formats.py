@@ -9,7 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crestline.data import chat, formats, parsers, rankings, rows, splits
+from crestline.data import (
+    argilla,
+    chat,
+    columns,
+    formats,
+    parsers,
+    rankings,
+    rows,
+    splits,
+    writers,
+)
 from crestline.data.formats import (
     demonstrations_as_rows,
     prompts_as_rows,
@@ -22,6 +32,7 @@ from crestline.data.formats import (
 )
 from crestline.types import BadInput, Demonstration, Prompt
 
+MODULES = [argilla, chat, columns, formats, parsers, rankings, rows, splits, writers]
 USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello"}
 TEXT = st.text(max_size=12)
@@ -42,7 +53,7 @@ def write(folder: Path, *values: Any) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("module", [chat, formats, parsers, rankings, rows, splits])
+@pytest.mark.parametrize("module", MODULES)
 def test_the_examples_in_docstrings(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 
@@ -155,24 +166,30 @@ def test_samples_come_back(tmp_path: Path, samples: list[Any]) -> None:
     assert read_samples(write(tmp_path, *samples_as_rows(samples))) == samples
 
 
+EXPORTED = [
+    "value", "user_id", "status", "values", "result", "selected", "ranker", "id", "body", "items",
+    "answer1", "answer2", "response_1", "response_2", "best",
+]  # fmt: skip
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | TEXT | st.just([USER, ANSWER]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "rank", "completion"]), inner, max_size=2
+            st.sampled_from(["role", "content", "rank", "completion", *EXPORTED]), inner, max_size=3
         )
     ),
     max_leaves=8,
 )
 NAMES = [
     "text", "messages", "prompt", "completion", "completions", "context", "chosen", "rejected",
-    "tie", "annotator",
+    "tie", "annotator", "margin", "source", "input", "chosen_model", "fields", "responses", "q",
+    "q.responses", "q.responses.status", "q-suggestion", "response_1", "response_2", "data",
+    "annotations", "annotation_id", "metadata",
 ]  # fmt: skip
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(row=st.dictionaries(st.sampled_from(NAMES), ANY, max_size=5))
 def test_any_row_is_read_or_refused_in_one_line(tmp_path: Path, row: dict[str, Any]) -> None:

@@ -1,6 +1,9 @@
 """Rankings in all their formats, from made and from real files, and back without loss."""
 
 import json
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crestline.data.columns import Keys
 from crestline.data.rankings import (
     Skipped,
     rankings_as_rows,
+    read_all_rankings,
     read_rankings,
     read_rankings_and_skipped,
 )
+from crestline.data.writers import write_rows
 from crestline.types import BadInput, Ranking
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -45,6 +51,7 @@ def hh(*turns: str) -> str:
     )
 
 
+SIDES = ("chosen", "rejected")
 PAIR = {"completions": ("a", "b"), "ranks": (0, 1)}
 
 
@@ -110,6 +117,39 @@ PAIR = {"completions": ("a", "b"), "ranks": (0, 1)}
         (
             {"prompt": "p", "chosen": "a", "rejected": "b", "tie": True},
             {"prompt": "p", "completions": ("a", "b"), "ranks": (0, 0)},
+        ),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2, "subset": "s"},
+            {"prompt": "p", **PAIR, "margin": 2.0, "source": "s"},
+        ),
+        (
+            {"chosen": "a", "rejected": "b", "margin": "0.5", "data_source": 3, "source": ""},
+            {"prompt": "", **PAIR, "margin": 0.5, "source": "3"},
+        ),
+        (  # OpenRLHF
+            {"context_messages": [USER], "chosen": [said("a")], "rejected": [said("b")]},
+            {"prompt": [USER], **PAIR},
+        ),
+        ({"input": "p", "chosen": "a", "rejected": "b", "margin": None}, {"prompt": "p", **PAIR}),
+        (
+            {"instruction": "p", "input": "", "chosen": "a", "rejected": "b"},
+            {"prompt": "p", **PAIR},
+        ),
+        (
+            {"question": "p", "completions": [{"rank": 0, "completion": "a"}] * 2},
+            {"prompt": "p", "completions": ("a", "a"), "ranks": (0, 0)},
+        ),
+        (  # RewardBench: the prompt is what a person asked
+            {"prompt": "Hi", "chosen": "a", "rejected": "b", "chosen_model": "m", "subset": "s"},
+            {"prompt": [USER], **PAIR, "source": "s"},
+        ),
+        (  # RewardBench 2: one of several is right
+            {"prompt": "Hi", "chosen": ["a"], "rejected": ["b", "c", ""], "num_correct": 1},
+            {"prompt": [USER], "completions": ("a", "b", "c", ""), "ranks": (0, 1, 1, 1)},
+        ),
+        (
+            {"prompt": "p", "chosen": ["a", "b"], "rejected": "c", "completions": None},
+            {"prompt": "p", "completions": ("a", "b", "c"), "ranks": (0, 0, 1)},
         ),
     ],
 )
@@ -186,6 +226,23 @@ def entry(rank: Any, completion: Any = "c") -> dict[str, Any]:
         ({"chosen": "a", "rejected": "b", "tie": "maybe"}, "tie is text 'maybe'"),
         ({"chosen": "a", "rejected": "b", "annotator": [1]}, "annotator is a list of 1"),
         ({"prompt": "p", "chosen": [USER], "rejected": [1]}, "rejected[0] is number 1"),
+        ({"chosen": "a", "rejected": "b", "margin": float("nan")}, "margin is NaN; expected a fin"),
+        ({"chosen": "a", "rejected": "b", "margin": "inf"}, "margin is text 'inf'; expected a fin"),
+        ({"chosen": "a", "rejected": "b", "margin": "much"}, "margin is text 'much'; expected a"),
+        ({"chosen": "a", "rejected": "b", "margin": True}, "margin is true; expected a finite"),
+        ({"chosen": "a", "rejected": "b", "margin": 10**400}, "margin is number beyond 10^18; exp"),
+        (
+            {"prompt": "p", "completions": [entry(0), entry(1), entry(2)], "margin": 1},
+            "margin stands beside 3 completions; only a pair has one",
+        ),
+        ({"chosen": "a", "rejected": "b", "source": ["s"]}, "source is a list of 1; expected text"),
+        (
+            {"input": "p", "question": "q", "chosen": "a", "rejected": "b"},
+            "input and question may be the prompt; rename one to prompt, or say which: crestline",
+        ),
+        ({"chosen": ["a"], "rejected": [said("b")]}, "rejected is a list of 1; expected the same"),
+        ({"chosen": [], "rejected": ["b"]}, "chosen is a list of 0; expected the same kind"),
+        ({"prompt": "p", "completions": None}, "completions is null; expected a list of at least"),
     ],
 )
 def test_wrong_rankings_are_told_with_line_and_column(tmp_path: Path, row: Any, told: str) -> None:
@@ -206,6 +263,8 @@ def any_ranking(draw: st.DrawFn) -> Ranking:
         ranks=ranks,
         annotator=draw(TEXT),
         answered_by=draw(st.sampled_from(["", "people", "simulated people"])),
+        margin=draw(st.none() | st.floats(-3, 3)) if len(texts) == 2 else None,
+        source=draw(TEXT),
     )
 
 
@@ -217,6 +276,101 @@ def test_rankings_come_back_without_loss(tmp_path: Path, rankings: list[Ranking]
     source = write(tmp_path, *rankings_as_rows(rankings))
     found = read_rankings(source, keep_all=True)
     assert [replace(ranking, where="") for ranking in found] == rankings
+
+
+def k_way(*ranks: int | None, **said: Any) -> Any:
+    entries = [{"rank": rank, "completion": str(index)} for index, rank in enumerate(ranks)]
+    return {"prompt": "p", "completions": entries, **said}
+
+
+def test_repetitions(tmp_path: Path) -> None:
+    """Of a person they are left out; of nobody they may be another person's vote."""
+    swapped = {"prompt": "p", "completions": k_way(0, 1)["completions"][::-1], "annotator": "ann"}
+    rows = [
+        k_way(0, 1, annotator="ann"),
+        k_way(0, 1, annotator="ben"),
+        k_way(1, 0, annotator="ann"),
+        k_way(3, 7, annotator="ann"),
+        swapped,
+        k_way(0, 1, annotator="ann", source="s"),
+        k_way(0, 1),
+        k_way(0, 1),
+    ]
+    source = write(tmp_path, *rows)
+    rankings, skipped = read_rankings_and_skipped(source)
+    assert [int(r.where.rpartition(":")[2]) for r in rankings] == [1, 2, 3, 6, 7, 8]
+    assert skipped == Skipped(num_duplicates=2, num_repeated=1)
+    assert skipped.num_rows == 2
+    assert str(skipped) == (
+        "2 said before by the same annotator; kept: 1 that repeat an earlier one"
+    )
+    rankings, skipped = read_rankings_and_skipped(source, keep_all=True)
+    assert (len(rankings), skipped) == (8, Skipped(num_repeated=3))
+
+
+def test_ties_on_one_side_are_kept(tmp_path: Path) -> None:
+    source = write(tmp_path, k_way(0, 1, 1, 1), k_way(0, 0, 0, 1), k_way(0, 0, None, None))
+    rankings, skipped = read_rankings_and_skipped(source)
+    assert [ranking.ranks for ranking in rankings] == [(0, 1, 1, 1), (0, 0, 0, 1)]
+    assert skipped == Skipped(num_all_tied=1)
+
+
+def test_long_and_empty_completions(tmp_path: Path) -> None:
+    pair = {"chosen": "word " * 20_000, "rejected": ""}
+    for name in ("rankings.jsonl", "rankings.csv"):
+        path = tmp_path / name
+        text = json.dumps(pair) if name.endswith("l") else f"chosen,rejected\n{pair['chosen']},\n"
+        path.write_text(text)
+        assert read_rankings(str(path))[0].completions == (pair["chosen"], "")
+
+
+def test_formats_may_be_mixed_and_the_wrong_row_is_told(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "completions": None},
+        k_way(0, 1, chosen=None, rejected=None),
+        {"chosen": hh("Hi", "a"), "rejected": hh("Hi", "b")},
+        {"fields": {"x_1": "a", "x_2": "b"}, "responses": {"q": [{"value": ["x_2", "x_1"]}]}},
+        {
+            "data": {"answer1": "a", "answer2": "b"},
+            "annotations": [{"result": [{"value": {"selected": "left"}}]}],
+        },
+    ]
+    assert [r.ranks for r in read_rankings(write(tmp_path, *rows))] == [
+        *[(0, 1)] * 3,
+        (1, 0),
+        (0, 1),
+    ]
+    source = write(tmp_path, *rows, {"prompt": "p", "chosen": "a"}, *rows)
+    with pytest.raises(BadInput, match=r"rankings\.jsonl:6: no column 'rejected'"):
+        read_rankings(source)
+
+
+def test_columns_under_other_names(tmp_path: Path) -> None:
+    row = {"q": "p", "better": "a", "worse": "b", "set": "s", "chosen": "x", "id": 7}
+    source = write(tmp_path, row)
+    keys = Keys(prompt="q", chosen="better", rejected="worse", source="set")
+    reading = read_all_rankings(source, keys=keys)
+    assert reading.rankings == [Ranking(prompt="p", **PAIR, source="s", where=f"{source}:1")]
+    assert reading.unused == {"id": 1}
+    for name in ("prompt", "chosen", "rejected", "source"):
+        wrong = replace(keys, **{name: "nope"})
+        with pytest.raises(BadInput, match=rf":1: no column 'nope'.*--{name}_key"):
+            read_all_rankings(source, keys=wrong)
+
+
+def test_columns_that_nobody_reads_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"chosen": "a", "rejected": "b", "votes": 3, "id": None},
+        k_way(0, 1, votes=3, task_name="x"),
+    ]
+    assert read_all_rankings(write(tmp_path, *rows)).unused == {"votes": 2, "task_name": 1}
+
+
+def test_chats_in_csv(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    cell = json.dumps([USER]).replace('"', '""')
+    path.write_text(f'prompt,chosen,rejected\n"{cell}",a,b\n"[{{",a,b\n"[{{}}]",a,b\n')
+    assert [r.prompt for r in read_rankings(str(path))] == [[USER], "[{", "[{}]"]
 
 
 def test_real_votes_on_jokes() -> None:
@@ -246,7 +400,34 @@ def test_real_dialogues(name: str, num_rows: int, num_same_text: int, num_diverg
         assert not any("\n\nHuman:" in text for text in ranking.completions)
 
 
-def test_real_four_way_pairs() -> None:
-    rankings, skipped = read_rankings_and_skipped(real("pref/finegrained/pairs.jsonl"))
-    assert len(rankings) + skipped.num_rows == 2616
-    assert all(isinstance(r.prompt, str) and r.prompt for r in rankings)
+@pytest.mark.parametrize(
+    ("name", "num_rows", "skipped"),
+    [
+        ("finegrained", 2616, Skipped()),
+        ("llmbar", 885, Skipped(num_same_text=1, num_repeated=5)),
+        ("ukpconvarg1", 11_650, Skipped(num_repeated=196)),
+    ],
+)
+def test_real_pairs(name: str, num_rows: int, skipped: Skipped) -> None:
+    rankings, found = read_rankings_and_skipped(real(f"pref/{name}/pairs.jsonl"))
+    assert (len(rankings) + found.num_rows, found) == (num_rows, skipped)
+    assert all(bool(ranking.prompt) != (name == "ukpconvarg1") for ranking in rankings)
+
+
+def test_real_four_way_rankings(tmp_path: Path) -> None:
+    """The prepared rankings, taken apart, are the verdicts that stand beside them as pairs."""
+    pairs = real("pref/finegrained/pairs.jsonl")
+    target = tmp_path / "rankings.jsonl"
+    script = Path(__file__).parents[2] / "bench" / "prepare_finegrained.py"
+    words = [sys.executable, str(script), str(Path(pairs).parent), str(target)]
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert told.startswith("500 questions: 478 rankings (298 without ties, 12 all tied), 22 left")
+    rankings, skipped = read_rankings_and_skipped(str(target))
+    assert (len(rankings), skipped) == (466, Skipped(num_all_tied=12))
+    prepared, _ = write_rows(rankings, "trl")
+    taken = Counter(
+        (r["prompt"][0]["content"], *(r[n][0]["content"] for n in SIDES)) for r in prepared
+    )
+    given = Counter((r.prompt, *r.completions) for r in read_rankings(pairs))
+    assert len(given - taken) == 2616 - len(prepared) == 72
+    assert not taken - given

@@ -60,6 +60,21 @@ def test_parquet_rows_are_counted(tmp_path: Path) -> None:
     assert rows[1].where == f"{path} row 2"
 
 
+def test_folders_of_save_to_disk(tmp_path: Path) -> None:
+    """What `datasets` itself writes: one split, and several."""
+    from datasets import Dataset, DatasetDict
+
+    dataset = Dataset.from_list(ROWS)
+    dataset.save_to_disk(tmp_path / "one", num_shards=2)
+    DatasetDict(train=dataset, test=dataset.select([1])).save_to_disk(tmp_path / "several")
+    rows = read_rows(str(tmp_path / "one"))
+    assert [row.values for row in rows] == ROWS
+    assert rows[1].where == f"{tmp_path / 'one' / 'data-00001-of-00002.arrow'} row 1"
+    assert [row.values for row in read_rows(str(tmp_path / "several"), split="test")] == ROWS[1:]
+    with pytest.raises(BadInput, match="no split 'dev'; found test, train"):
+        read_rows(str(tmp_path / "several"), split="dev")
+
+
 def test_folders_named_like_partitions_add_no_columns(tmp_path: Path) -> None:
     (tmp_path / "lang=en").mkdir()
     path = tmp_path / "lang=en" / "rows.parquet"
@@ -120,6 +135,7 @@ def test_csv_fields_may_be_long(tmp_path: Path) -> None:
         ("a.txt.gz", gzip.compress(b"text" * 999)[:-9], "FILE: not a complete gzip file"),
         ("a.parquet", b"PAR1 broken PAR1", "FILE: not a readable parquet file"),
         ("a.parquet", b"", "FILE: not a readable parquet file"),
+        ("a.arrow", b"ARROW1 broken", "FILE: not a readable Arrow file"),
         ("a.bin", b"x", "cannot read FILE: unknown ending; give one of .jsonl, .json"),
         ("a.parquet.gz", b"x", "cannot read FILE: unknown ending"),
     ],
@@ -223,7 +239,9 @@ BYTES = st.lists(
 ).map(b"".join)
 
 
-@pytest.mark.parametrize("name", ["f.jsonl", "f.json", "f.csv", "f.txt", "f.txt.gz", "f.parquet"])
+@pytest.mark.parametrize(
+    "name", ["f.jsonl", "f.json", "f.csv", "f.txt", "f.txt.gz", "f.parquet", "f.arrow"]
+)
 @settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

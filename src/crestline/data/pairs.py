@@ -100,10 +100,11 @@ def _told_apart(
 
 
 def _is_whole_dialogue(chosen: Any) -> bool:
-    """Whether `chosen` repeats the prompt: chat messages with the user's among them."""
+    """Whether `chosen` repeats the prompt: chat messages, not all of them the assistant's."""
     if not isinstance(chosen, list | tuple):
         return False
-    return any(isinstance(message, dict) and message.get("role") == "user" for message in chosen)
+    asking = ("user", "system")
+    return any(isinstance(message, dict) and message.get("role") in asking for message in chosen)
 
 
 def _are_texts(value: Any) -> bool:

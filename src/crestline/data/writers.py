@@ -147,7 +147,8 @@ def _csv(pair: Ranking, count: Counter[str]) -> Values:
 
 def _rewardbench(pair: Ranking, count: Counter[str]) -> Values:
     """Whole dialogues, as RewardBench's own loader reads them from a file."""
-    chat = _asked(pair, count)
+    chat = as_chat(pair.prompt)
+    count["num_plain_prompts"] += isinstance(pair.prompt, str)
     chosen, rejected = ([*chat, _answer(text)] for text in pair.completions)
     return {
         "prompt": chat[-1]["content"],
@@ -162,7 +163,7 @@ def _rewardbench(pair: Ranking, count: Counter[str]) -> Values:
 
 def _hh(pair: Ranking, count: Counter[str]) -> Values | None:
     """Transcripts; None where reading one would give other turns."""
-    chat = _asked(pair, count)
+    chat = as_chat(pair.prompt)
     roles = {"assistant": "Assistant"}
     start = "".join(f"\n\n{roles.get(m['role'], 'Human')}: {m['content']}" for m in chat)
     better, worse = (f"{start}\n\nAssistant: {text}" for text in pair.completions)
@@ -176,15 +177,11 @@ def _hh(pair: Ranking, count: Counter[str]) -> Values | None:
     ):
         count["num_unspeakable"] += 1
         return None
+    count["num_plain_prompts"] += isinstance(pair.prompt, str)
     count["num_system"] += sum(message["role"] == "system" for message in chat)
     is_same = texts == pair.completions and all(m["content"] == m["content"].strip() for m in chat)
     count["num_stripped"] += not is_same
     return row
-
-
-def _asked(pair: Ranking, count: Counter[str]) -> list[Message]:
-    count["num_plain_prompts"] += isinstance(pair.prompt, str)
-    return as_chat(pair.prompt)
 
 
 def _answer(text: str) -> Message:
