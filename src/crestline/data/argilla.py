@@ -70,7 +70,8 @@ def _ranking(
     texts = [completion_of(record.said, n, v) for n, v in zip(ranks, values, strict=True)]
     if any(not isinstance(value, str) for value in values):
         prompt = as_chat(prompt)
-    user = None if "annotator" in record.said.values else text_of(record.said, "user", answer.user)
+    is_named = record.said.values.get("annotator") is not None
+    user = None if is_named else text_of(record.said, "user_id", answer.user)
     return ranking_of(
         record.said,
         keys,
@@ -280,13 +281,12 @@ def _row(index: int, ranking: Ranking, has_ties: bool) -> dict[str, Any]:
     value = [{"rank": rank + 1, "value": names[i]} if has_ties else names[i] for rank, i in told]
     user = _user_id(ranking.annotator)
     is_told = user in (ranking.annotator, NOBODY)
+    said = said_of(ranking, without=["annotator"] if is_told else [])
     return {
         "id": str(index),
         "fields": {"prompt": ranking.prompt, **dict(zip(names, ranking.completions, strict=True))},
-        "metadata": said_of(ranking, without=["annotator"] if is_told else []),
-        "suggestions": {},
+        **({"metadata": said} if said else {}),
         "responses": {"ranking": [{"value": value, "user_id": user, "status": "submitted"}]},
-        "vectors": {},
     }
 
 

@@ -113,7 +113,7 @@ def _ranking(
 ) -> tuple[Ranking, set[str]]:
     """The ranking of one annotation, and the columns of the task that it was made of."""
     value = control["value"]
-    if "ranker" in value:
+    if value.get("ranker") is not None:
         name, items = _items(task)
         texts = [text_of(task, f"{name}[{i}]", _body(item)) for i, item in enumerate(items)]
         ids = [str(item["id"]) for item in items]
@@ -122,7 +122,7 @@ def _ranking(
     else:
         left, right = _sides(task, control.get("to_name"))
         texts = [text_of(task, name, task.values[name]) for name in (left, right)]
-        ranks = _pairwise_ranks(task, f"{place} selected", value["selected"])
+        ranks = _pairwise_ranks(task, f"{place} selected", value.get("selected"))
         used = {left, right}
     rest = {n: v for n, v in task.values.items() if n not in used and isinstance(v, str | list)}
     prompt = _prompt_name(Row(rest, task.where), keys)
@@ -238,6 +238,8 @@ def _tiers(task: Row, place: str, value: Any, keys: Keys) -> list[list[str]]:
     """Ids of items, best tier first."""
     if isinstance(value, list | tuple):
         return [[str(name)] for name in value]
+    if isinstance(value, dict):  # tables have every bucket in every row
+        value = {name: ids for name, ids in value.items() if ids is not None}
     if not isinstance(value, dict) or not all(isinstance(v, list) for v in value.values()):
         raise wrong(task, place, value, "a list of ids, or lists of ids by bucket")
     buckets = {n: [str(i) for i in ids] for n, ids in value.items() if n != _UNSORTED}

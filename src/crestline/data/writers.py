@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from crestline.data.argilla import argilla_rows
 from crestline.data.chat import as_chat
-from crestline.data.columns import NO_KEYS, said_of
+from crestline.data.columns import NO_KEYS, SAID_NAMES, said_of
 from crestline.data.label_studio import label_studio_rows
 from crestline.data.pairs import pair_in
 from crestline.data.parsers import Row
@@ -84,7 +84,7 @@ def write_rows(rankings: Sequence[Ranking], form: Format) -> tuple[list[Values],
         "label-studio": label_studio_rows,
     }
     if form in whole:
-        return _same_columns(whole[form](rankings), but=("prompt", "context")), Lost()
+        return _same_columns(whole[form](rankings)), Lost()
     count: Counter[str] = Counter()
     rows: list[Values] = []
     for ranking in rankings:
@@ -97,7 +97,7 @@ def write_rows(rankings: Sequence[Ranking], form: Format) -> tuple[list[Values],
     if form in ("trl", "openrlhf") and any("margin" in row for row in rows):
         count["num_margins"] += sum("margin" not in row for row in rows)
         rows = [{**row, "margin": row.get("margin", 0.0)} for row in rows]
-    return _same_columns(rows), Lost(**count)
+    return _same_columns(rows, "prompt"), Lost(**count)
 
 
 def _pairs(ranking: Ranking, with_ties: bool, count: Counter[str]) -> list[Ranking]:
@@ -197,10 +197,13 @@ _PAIR_ROWS: dict[str, Callable[[Ranking, Counter[str]], Values | None]] = {
 }
 
 
-def _same_columns(rows: Sequence[Values], *, but: Sequence[str] = ()) -> list[Values]:
-    """The rows with every column that one of them has, `but` some: readers of tables expect it."""
-    names = dict.fromkeys(name for row in rows for name in row if name not in but)
-    empty = {name: None if name == "margin" else "" for name in names}
+def _same_columns(rows: Sequence[Values], *more: str) -> list[Values]:
+    """The rows, all with the columns that one of them has: readers of tables expect it.
+
+    more: columns besides those that say something of a ranking.
+    """
+    names = {name for row in rows for name in row} & {*SAID_NAMES, *more}
+    empty = {name: None if name == "margin" else "" for name in sorted(names)}
     return [{**row, **{n: v for n, v in empty.items() if n not in row}} for row in rows]
 
 
