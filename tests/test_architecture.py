@@ -110,6 +110,7 @@ TORCH_FREE_MODULES = (
     "crestline.cli.screen",
     "crestline.pipeline.configs",
     "crestline.pipeline.convert",
+    "crestline.pipeline.reward_eval_configs",
     "crestline.pipeline.presets",
     "crestline.pipeline.rank",
     "crestline.pipeline.screen",

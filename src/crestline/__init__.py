@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from crestline.pipeline.convert import convert
     from crestline.pipeline.crest import crest as find_crest
     from crestline.pipeline.rank import rank
+    from crestline.pipeline.reward_eval import reward_eval
+    from crestline.pipeline.reward_eval_configs import RewardEvalConfig
     from crestline.pipeline.run import run
     from crestline.pipeline.sample import sample
     from crestline.report.page import write_report
@@ -53,6 +55,7 @@ _HOMES = {
     "RankConfig": "crestline.pipeline.configs",
     "ReportConfig": "crestline.pipeline.configs",
     "RewardConfig": "crestline.training.reward_configs",
+    "RewardEvalConfig": "crestline.pipeline.reward_eval_configs",
     "RewardServeConfig": "crestline.serve.configs",
     "RlConfig": "crestline.training.rl_configs",
     "Rloo": "crestline.training.rl_configs",
@@ -66,6 +69,7 @@ _HOMES = {
     "pretrain": "crestline.training.pretrain",
     "rank": "crestline.pipeline.rank",
     "reward": "crestline.training.reward",
+    "reward_eval": "crestline.pipeline.reward_eval",
     "reward_serve": "crestline.serve.server",
     "rl": "crestline.training.rl",
     "run": "crestline.pipeline.run",
@@ -86,6 +90,7 @@ __all__ = [
     "RankConfig",
     "ReportConfig",
     "RewardConfig",
+    "RewardEvalConfig",
     "RewardServeConfig",
     "RlConfig",
     "Rloo",
@@ -100,6 +105,7 @@ __all__ = [
     "pretrain",
     "rank",
     "reward",
+    "reward_eval",
     "reward_serve",
     "rl",
     "run",

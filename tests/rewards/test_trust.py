@@ -106,7 +106,7 @@ def test_the_interval_of_the_error_lies_around_it() -> None:
 def test_each_half_is_told_the_temperature_of_the_other() -> None:
     pairs, scores = world(2, num=400)
     cases = cases_of(pairs, seed=0)
-    given = cross_fitted(pairs, scores, cases, seed=5)
+    given = cross_fitted(pairs, scores, cases.cluster_C, seed=5)
     values = np.unique(given)
     assert len(values) == 2
     for value in values:  # fitted on exactly the rankings that it is not given to

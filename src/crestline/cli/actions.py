@@ -22,6 +22,8 @@ from crestline.pipeline.configs import (
     ReportConfig,
     RunConfig,
 )
+from crestline.pipeline.reward_eval_configs import RewardEvalConfig
+from crestline.runs.files import read_json
 from crestline.serve.configs import RewardServeConfig
 from crestline.types import BadInput, Verdict
 
@@ -50,6 +52,8 @@ def act(verb: str, config: Any, machine: Machine) -> None:
             rank(config, screen)
         elif verb == "convert":
             convert(config, screen)
+        elif verb == "reward-eval":
+            reward_eval(config, machine, screen)
         elif verb == "crest":
             crest(config, machine, screen)
         elif verb == "report":
@@ -132,6 +136,18 @@ def chat(config: ChatConfig, machine: Machine) -> None:
     from crestline.pipeline.chat import open_chat
 
     talk(config, lambda wanted: open_chat(wanted, device=machine.device))
+
+
+def reward_eval(config: RewardEvalConfig, machine: Machine, screen: ClosableScreen) -> None:
+    use(machine)
+    from crestline.pipeline.reward_eval import reward_eval
+    from crestline.report.reward_words import short_table
+
+    path = reward_eval(config, device=machine.device, screen=screen)
+    screen.finish()
+    for name, told in short_table(read_json(path)):
+        screen.say(f"{name:12} {told}")
+    screen.say(f"wrote {path}; look at {path.with_suffix('.html')}")
 
 
 def reward_serve(config: RewardServeConfig, machine: Machine) -> None:

@@ -23,6 +23,7 @@ from crestline.pipeline.configs import (
 )
 from crestline.pipeline.convert import check_output, read
 from crestline.pipeline.plan import plan
+from crestline.pipeline.reward_eval_configs import RewardEvalConfig, inputs_of
 from crestline.pipeline.who import people_of, world_of
 from crestline.runs.files import read_jsonl
 from crestline.runs.folder import RunFolder
@@ -81,6 +82,26 @@ def reward_input(config: RewardConfig) -> list[str]:
         found.append(data("eval_dataset_name", given, read_rankings, split))
     found.append(model("model_name_or_path", config.model_name_or_path))
     return [*found, folder(config, "reward")]
+
+
+def reward_eval_input(config: RewardEvalConfig) -> list[str]:
+    found = [model("reward_model_name_or_path", config.reward_model_name_or_path)]
+    inputs, settings = inputs_of(config), plain(config)
+    found.append(data("dataset_name", inputs.test, read_rankings, config.dataset_test_split))
+    if inputs.train:
+        found.append(
+            data("train_dataset_name", inputs.train, read_rankings, config.dataset_train_split)
+        )
+    if training := inputs.training:
+        split = training.dataset_train_split
+        found.append(
+            data("learning_curve_dataset_name", training.dataset_name, read_rankings, split)
+        )
+        found.append(model("model_name_or_path", training.model_name_or_path))
+    is_there = RunFolder(config.output_dir).check(
+        {"verb": "reward-eval", **settings}, what="reward-eval", ignore=(*settings,)
+    )
+    return [*found, f"output_dir: {config.output_dir} ({'there' if is_there else 'new'})"]
 
 
 def reward_serve_input(config: RewardServeConfig) -> list[str]:
@@ -157,6 +178,7 @@ INPUTS: dict[str, Callable[[Any], list[str]]] = {
     "rank": rank_input,
     "convert": convert_input,
     "reward": reward_input,
+    "reward-eval": reward_eval_input,
     "reward-serve": reward_serve_input,
     "rl": rl_input,
     "crest": crest_input,

@@ -172,6 +172,19 @@ _VERBS = (
         ),
     ),
     Verb(
+        name="reward-eval",
+        summary="say how good a reward model is, and what more rankings would buy",
+        settings="crestline.pipeline.reward_eval_configs:RewardEvalConfig",
+        required=("reward_model_name_or_path", "output_dir"),
+        positional="reward_model_name_or_path",
+        folder="output_dir",
+        examples=(
+            "crestline reward-eval runs/reward/model --dataset_name test.jsonl "
+            "--output_dir runs/reward-eval",
+            "crestline reward-eval runs/reward/model --output_dir runs/reward-eval --learning_curve",
+        ),
+    ),
+    Verb(
         name="reward-serve",
         summary="score completions over HTTP, for other trainers",
         settings="crestline.serve.configs:RewardServeConfig",

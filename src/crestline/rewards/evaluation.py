@@ -311,7 +311,10 @@ def _trust(
     resampling = {"num_resamples": num_resamples, "seed": seed}
     differences_C = scores_N[cases.first_C] - scores_N[cases.second_C]
     if temperature is None:
-        told, temperature_C = "the other half", cross_fitted(pairs, scores_N, cases, seed=seed)
+        told, temperature_C = (
+            "the other half",
+            cross_fitted(pairs, scores_N, cases.cluster_C, seed=seed),
+        )
     else:
         told, temperature_C = "the model", np.full(len(cases), temperature)
     found["calibration"] = {

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -218,5 +219,6 @@ def by_size(
         group_P[known] = np.searchsorted(distinct, values_P[known])
         return group_P, [f"{value:g}" for value in distinct]
     group_P[known] = equal_mass_bins(values_P[known], num_bins)
-    inside = [values_P[group_P == n] for n in range(group_P.max() + 1)]
-    return group_P, [f"{part.min():.3g}–{part.max():.3g}" for part in inside]
+    ends = [values_P[group_P == n].max() for n in range(group_P.max() + 1)]
+    names = [f"up to {ends[0]:.3g}", *(f"{a:.3g}–{b:.3g}" for a, b in pairwise(ends))]
+    return group_P, [*names[:-1], f"above {ends[-2]:.3g}"] if len(ends) > 1 else names

@@ -79,12 +79,12 @@ def temperature_of(
     return fit_temperature(scores_N[pairs.better_P] - scores_N[pairs.worse_P], weights)
 
 
-def cross_fitted(pairs: Pairs, scores_N: Array, cases: Cases, *, seed: int) -> Array:
-    """For each case the temperature of the half of the clusters that it is not in, (C,)."""
+def cross_fitted(pairs: Pairs, scores_N: Array, cluster_C: Whole, *, seed: int) -> Array:
+    """For each case, told by its cluster, the temperature of the half of the clusters that it is not in, (C,)."""
     num_clusters = int(pairs.cluster_P.max()) + 1
     half = np.random.default_rng([seed, 2]).permutation(num_clusters) % 2
     fitted = [temperature_of(pairs, scores_N, half[pairs.cluster_P] != side) for side in (0, 1)]
-    return np.asarray(np.array(fitted)[half[cases.cluster_C]])
+    return np.asarray(np.array(fitted)[half[cluster_C]])
 
 
 def calibration_figures(
