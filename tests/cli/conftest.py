@@ -121,7 +121,7 @@ def make_models(folder: Path) -> None:
         seed=0,
     )
     save_model(model, tokenizer, policy)
-    new_reward_model(policy, seed=0, max_length=64).save(folder / "reward_model")
+    new_reward_model(policy, seed=0, max_length=64).write(folder / "reward_model")
     two = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=2)
     save_model(two, load_tokenizer(policy), folder / "two_labels")
     shutil.copytree(policy, folder / "pickled")

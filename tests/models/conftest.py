@@ -1,13 +1,29 @@
 """Tiny models that answer in milliseconds, with weights far from uniform."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    Qwen2Config,
+    RobertaConfig,
+)
 
+from crestline.models.load import save_model
 from crestline.models.tokenizer import train_tokenizer
 
 REAL_MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"
@@ -82,6 +98,49 @@ def real_model() -> Callable[[str], Path]:
         folder = REAL_MODELS / name
         if not folder.is_dir():
             pytest.skip(f"{folder} is not there")
+        return folder
+
+    return find
+
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "initializer_range": 0.15,
+}
+RELATIVE = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 16,
+    "position_biased_input": False,
+}
+BACKBONES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "llama": (AutoModelForCausalLM, LlamaConfig, SIZES | {"num_key_value_heads": 2}),
+    "qwen2": (AutoModelForCausalLM, Qwen2Config, SIZES | {"num_key_value_heads": 2}),
+    "gpt2": (AutoModelForCausalLM, GPT2Config, SIZES),
+    "bert": (AutoModelForMaskedLM, BertConfig, SIZES),
+    "roberta": (AutoModelForMaskedLM, RobertaConfig, SIZES | {"max_position_embeddings": 65}),
+    "distilbert": (AutoModel, DistilBertConfig, SIZES | {"dim": 32, "hidden_dim": 48}),
+    "modernbert": (AutoModel, ModernBertConfig, SIZES | {"cls_token_id": 1, "sep_token_id": 2}),
+    "deberta-v2": (AutoModel, DebertaV2Config, SIZES | RELATIVE),
+}
+"""How each kind of backbone is pretrained elsewhere: its class, its config, and sizes."""
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(tokenizer, tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a tiny backbone of an architecture, as somebody's pretraining leaves it."""
+
+    @cache
+    def find(name: str) -> Path:
+        kind, config, sizes = BACKBONES[name]
+        special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+        settings = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "bos_token_id": 1}
+        torch.manual_seed(0)
+        folder: Path = tmp_path_factory.mktemp(name) / "backbone"
+        save_model(kind.from_config(config(**(settings | special | sizes))), tokenizer, folder)
         return folder
 
     return find

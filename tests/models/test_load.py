@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from crestline.models.load import load_policy, max_context, new_llama, save_model
+from crestline.models.load import load_policy, load_tokenizer, new_llama, save_model
 from crestline.types import BadInput
 
 
@@ -42,7 +43,6 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path: Path, load) -> Non
         AutoTokenizer.from_pretrained(tmp_path)("cat")["input_ids"] == tokenizer("cat")["input_ids"]
     )
     assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
-    assert max_context(tmp_path) == 32
     assert not list(tmp_path.glob("*.bin"))
 
 
@@ -63,3 +63,25 @@ def test_weights_that_are_pickled_are_refused(tokenizer, tmp_path: Path) -> None
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(BadInput, match="cannot load"):
         load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("offline", ["1", "0"])
+def test_a_mistyped_hub_name_is_told_at_once(monkeypatch, offline: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for load in (load_policy, load_tokenizer):
+        began = time.monotonic()
+        with pytest.raises(
+            BadInput, match=r"nobody/nothing is no folder here and cannot"
+        ) as refused:
+            load("nobody/nothing")
+        assert time.monotonic() - began < 15 and "\n" not in str(refused.value)
+
+
+def test_paths_that_are_no_folders_are_told_apart_from_hub_names(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BadInput, match="is a file; give a model folder"):
+        load_policy(tmp_path / "model.safetensors")
+    for name in ("./nowhere", "runs/mine/model"):
+        with pytest.raises(BadInput, match=f"{name} does not exist"):
+            load_policy(name)

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from crestline.models.load import load_tokenizer
-from crestline.models.text import prompt_key, render_prompt, render_scored
+from crestline.models.text import render_prompt, render_scored
 from crestline.models.tokenizer import train_tokenizer
 from crestline.types import BadInput, PromptText
 
@@ -78,8 +78,3 @@ def test_chat_without_a_template_is_refused(tmp_path: Path, tokenizer: Any) -> N
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot load a tokenizer from"):
         load_tokenizer(tmp_path)
-
-
-def test_prompt_key_is_what_was_asked_last() -> None:
-    assert prompt_key("Once") == "Once"
-    assert prompt_key([{"role": "system", "content": "Be kind."}, *CHAT]) == "Hello?"

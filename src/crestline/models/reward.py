@@ -1,152 +1,82 @@
-"""Reward models: any Hugging Face backbone with one output, calibrated to [0, 1], scored on text.
+"""Reward models from folders and hub names: a trained one, or a backbone with a new head.
 
-Owns loading, scoring, calibration and a save that is read back. Knows nothing of training or policies.
+Owns what can be a reward model, and one clear line for what cannot. Knows nothing of training, rankings and policies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from torch import Tensor
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from crestline.models.load import _load, load_tokenizer, save_model
-from crestline.models.text import render_scored
-from crestline.types import BadInput, PromptText
+from crestline.formulas.ensemble import Aggregate
+from crestline.models.calibration import Calibration
+from crestline.models.ensemble import RewardEnsemble, read_ensemble
+from crestline.models.heads import draw_heads, last_linear, mean_head, outside_backbone, set_heads
+from crestline.models.load import Loaded, first_line, load_model, load_tokenizer, look_for
+from crestline.models.lora import LoraSettings, read_adapter_config, with_adapters
+from crestline.models.reward_model import ADAPTER_STORED, HEADS_FILE, RewardModel, ScoreDtype
+from crestline.types import BadInput
+
+__all__ = [
+    "Calibration",
+    "RewardEnsemble",
+    "RewardModel",
+    "load_reward_model",
+    "new_reward_model",
+]
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """score = sigmoid((raw - mean) / temperature): the probability that a person prefers this to a typical answer
-    of the reference. mean and temperature in raw units.
+def load_reward_model(
+    name_or_path: str | Path, *, device: str = "cpu", dtype: ScoreDtype = "float32"
+) -> RewardModel | RewardEnsemble:
+    """A trained reward model or ensemble with its calibration, whatever the folder is.
 
-    >>> Calibration(mean=1.0, temperature=2.0).score(1.0)
-    0.5
+    A plain folder or hub name, one with heads.safetensors, an adapter on top of its base model, or an ensemble.
+    dtype: arithmetic of scoring; weights stay float32.
+    Raises BadInput if its head is missing, has two labels, or belongs to an encoder-decoder.
     """
-
-    mean: float = 0.0
-    temperature: float = 1.0
-
-    def score(self, raw: float) -> float:
-        """A raw score as a number in [0, 1]."""
-        return float(1 / (1 + np.exp(-np.clip((raw - self.mean) / self.temperature, -60, 60))))
-
-
-def fit_temperature(differences_P: Sequence[float]) -> float:
-    """The temperature T that makes sigmoid(difference / T) most likely, in raw units.
-
-    differences_P: raw score of the preferred completion minus that of the other. Found on log T in [-5, 5].
-    """
-    differences = np.asarray(differences_P, dtype=np.float64)
-    if len(differences) == 0:
-        raise ValueError("no pairs to fit the temperature on")
-
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -differences / np.exp(log_temperature)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
-
-
-class RewardModel:
-    """A backbone with a scalar head and its own tokenizer."""
-
-    def __init__(
-        self, model: Any, tokenizer: Any, *, max_length: int, calibration: Calibration
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        limit = getattr(model.config, "max_position_embeddings", None) or max_length
-        self.max_length = min(max_length, int(limit))
-        self.calibration = calibration
-        self.model.config.pad_token_id = tokenizer.pad_token_id
-
-    def encode(self, prompt: PromptText, completion: str) -> list[int]:
-        """Token ids of the scored text; what is too long loses its front."""
-        ids = self._whole(prompt, completion)
-        if len(ids) > self.max_length:
-            ids = ids[:1] + ids[len(ids) - self.max_length + 1 :]
-        return ids
-
-    def loses_its_front(self, prompt: PromptText, completion: str) -> bool:
-        """Whether the scored text is longer than max_length."""
-        return len(self._whole(prompt, completion)) > self.max_length
-
-    def _whole(self, prompt: PromptText, completion: str) -> list[int]:
-        text = render_scored(self.tokenizer, prompt, completion)
-        own = self.tokenizer.chat_template is None or isinstance(prompt, str)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=own)["input_ids"]
-        return ids or [self.tokenizer.eos_token_id or self.tokenizer.pad_token_id]
-
-    def raw(self, tokens_NT: Tensor, attention_NT: Tensor) -> Tensor:
-        """Raw scores [N] of padded token ids."""
-        logits: Tensor = self.model(input_ids=tokens_NT, attention_mask=attention_NT).logits[:, 0]
-        return logits
-
-    @torch.no_grad()
-    def score(
-        self, prompts: Sequence[PromptText], completions: Sequence[str], *, batch_size: int = 256
-    ) -> list[float]:
-        """Raw score of each completion to its prompt. Batches are sorted by length; the order is kept."""
-        self.model.eval()
-        device = next(self.model.parameters()).device
-        rows = [self.encode(p, c) for p, c in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
-        scores = [0.0] * len(rows)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            width = max(len(rows[n]) for n in chosen)
-            tokens = torch.full((len(chosen), width), self.tokenizer.pad_token_id)
-            seen = torch.zeros(len(chosen), width, dtype=torch.long)
-            for place, n in enumerate(chosen):
-                tokens[place, : len(rows[n])] = torch.tensor(rows[n])
-                seen[place, : len(rows[n])] = 1
-            found = self.raw(tokens.to(device), seen.to(device)).float().tolist()
-            for n, value in zip(chosen, found, strict=True):
-                scores[n] = value
-        return scores
-
-    def save(self, folder: Path) -> None:
-        """Write a folder that AutoModelForSequenceClassification loads, and check that it scores the same.
-
-        Raises BadInput if the folder read back gives other scores.
-        """
-        self.model.config.crestline = {
-            "mean": self.calibration.mean,
-            "temperature": self.calibration.temperature,
-            "max_length": self.max_length,
-        }
-        save_model(self.model, self.tokenizer, folder)
-        probe = ["", "a", "The quick brown fox jumps over the lazy dog."]
-        again = load_reward_model(folder)
-        if not np.allclose(again.score(probe, probe), self.score(probe, probe), atol=1e-4):
-            raise BadInput(
-                f"{folder}: the saved reward model scores differently when read back; nothing was kept"
-            )
-
-
-def load_reward_model(name_or_path: str | Path, *, device: str = "cpu") -> RewardModel:
-    """A trained reward model with its calibration. Raises BadInput if its head is missing or has two labels."""
-    model = _load(AutoModelForSequenceClassification, name_or_path, device, "a reward model")
-    if model.crestline_missing_keys:
+    path = Path(name_or_path)
+    if ensemble := read_ensemble(path):
+        members = [
+            load_reward_model(folder, device=device, dtype=dtype)
+            for folder in ensemble.pop("members")
+        ]
+        return RewardEnsemble([only_one(member, path) for member in members], **ensemble)
+    stored: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    if read_adapter_config(path):
+        stored = read_stored(path / ADAPTER_STORED)
+        arguments = {"num_labels": 1, "ignore_mismatched_sizes": True}
+        if layers := stored.get("num_hidden_layers"):
+            arguments["num_hidden_layers"] = layers
+    found = load_classifier(name_or_path, device, "a reward model", **arguments)
+    model = found.model
+    if fresh := [*found.missing, *found.mismatched]:
         raise BadInput(
-            f"{name_or_path} has no trained reward head (missing {model.crestline_missing_keys[0]}); "
+            f"{name_or_path} has no trained reward head (missing {fresh[0]}); "
             "train one with: crestline reward"
         )
     if model.config.num_labels != 1:
         raise BadInput(
             f"{name_or_path} has {model.config.num_labels} labels; a reward model has one"
         )
-    stored = getattr(model.config, "crestline", None) or {}
+    stored = stored or getattr(model.config, "crestline", None) or {}
+    if (path / HEADS_FILE).is_file():
+        read_heads(model, path / HEADS_FILE)
     return RewardModel(
         model.eval(),
         load_tokenizer(name_or_path),
         max_length=int(stored.get("max_length", 1024)),
-        calibration=Calibration(stored.get("mean", 0.0), stored.get("temperature", 1.0)),
+        calibration=Calibration.stored(stored),
+        aggregate=stored.get("aggregate", "mean"),
+        uwo_coefficient=float(stored.get("uwo_coefficient", 0.1)),
+        head_means_M=stored.get("head_means"),
+        dtype=dtype,
     )
 
 
@@ -157,21 +87,111 @@ def new_reward_model(
     max_length: int,
     half_depth: bool = False,
     device: str = "cpu",
+    num_heads: int = 1,
+    aggregate: Aggregate = "mean",
+    uwo_coefficient: float = 0.1,
+    lora: LoraSettings | None = None,
 ) -> RewardModel:
-    """A backbone with a new scalar head. half_depth: keep only the first half of its blocks."""
+    """A backbone with a new head; one that has a head of one output already keeps it.
+
+    half_depth: keep only the first half of its blocks. num_heads: M > 1 draws M heads anew. lora: train adapters and
+    the head, and freeze the rest. seed: decides whatever is drawn.
+    Raises BadInput if the backbone cannot carry a head, or lacks weights of its own.
+    """
     torch.manual_seed(seed)
-    arguments = {}
+    arguments: dict[str, Any] = {"num_labels": 1, "ignore_mismatched_sizes": True}
     if half_depth:
-        config = AutoConfig.from_pretrained(str(backbone), trust_remote_code=False)
-        arguments["num_hidden_layers"] = max(1, config.num_hidden_layers // 2)
-    model = _load(
-        AutoModelForSequenceClassification,
-        backbone,
-        device,
-        "a backbone",
-        num_labels=1,
-        **arguments,
-    )
+        arguments["num_hidden_layers"] = half_of(backbone)
+    found = load_classifier(backbone, device, "a backbone", **arguments)
+    model = found.model
+    fresh = fresh_modules(found, backbone)
+    if num_heads > 1:
+        draw_heads(model, num_heads, seed)
+    if lora is not None:
+        inside = [name for name in fresh if name not in outside_backbone(model)]
+        model = with_adapters(model, lora, task="reward", seed=seed, new_modules=inside)
     return RewardModel(
-        model, load_tokenizer(backbone), max_length=max_length, calibration=Calibration()
+        model,
+        load_tokenizer(backbone),
+        max_length=max_length,
+        calibration=Calibration(),
+        aggregate=aggregate,
+        uwo_coefficient=uwo_coefficient,
     )
+
+
+def load_classifier(name_or_path: str | Path, device: str, what: str, **arguments: Any) -> Loaded:
+    """A sequence classifier in float32. Raises BadInput if there can be none."""
+    try:
+        found = load_model(
+            AutoModelForSequenceClassification, name_or_path, device, what, **arguments
+        )
+    except BadInput as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise BadInput(
+            f"{name_or_path}: transformers has no sequence classifier for this architecture; "
+            "give a causal language model or an encoder of another kind"
+        ) from None
+    if found.model.config.is_encoder_decoder:
+        raise BadInput(
+            f"{name_or_path} is an encoder-decoder; a reward model is a causal language model or an encoder"
+        )
+    return found
+
+
+def fresh_modules(found: Loaded, backbone: str | Path) -> list[str]:
+    """Modules whose weights are new: the head's, and a pooler's. Raises BadInput if the backbone lacks others."""
+    head = outside_backbone(found.model)
+    fresh = {name.rpartition(".")[0] for name in (*found.missing, *found.mismatched)}
+    tops = {name.partition(".")[0] for name in fresh}
+    poolers = {name[: name.index("pooler") + len("pooler")] for name in fresh if "pooler" in name}
+    for name in (*found.missing, *found.mismatched):
+        if name.partition(".")[0] not in head and "pooler" not in name:
+            raise BadInput(
+                f"{backbone} lacks weights of its backbone ({name}); its config.json is not of these weights"
+            )
+    return sorted((tops & set(head)) | poolers)
+
+
+def half_of(backbone: str | Path) -> int:
+    """Half of a backbone's blocks, at least one."""
+    look_for(backbone)
+    try:
+        config = AutoConfig.from_pretrained(str(backbone), trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a broken config
+        raise BadInput(f"cannot read the config of {backbone}: {first_line(error)}") from None
+    return max(1, int(config.num_hidden_layers) // 2)
+
+
+def read_heads(model: Any, path: Path) -> None:
+    """Give the model all heads of heads.safetensors. Raises BadInput if they are not of this model."""
+    heads = load_file(path)
+    layer = last_linear(model)
+    fits = heads.get("weight") is not None and heads["weight"].shape[1:] == layer.weight.shape[1:]
+    if not fits or ("bias" in heads) != (layer.bias is not None):
+        raise BadInput(f"{path} holds heads of another model")
+    if any(
+        not torch.allclose(tensor.to(layer.weight), getattr(layer, name), atol=1e-5)
+        for name, tensor in mean_head(heads).items()
+    ):
+        raise BadInput(f"{path} does not belong to this folder: its mean is not the folder's head")
+    set_heads(model, heads["weight"], heads.get("bias"))
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """What an adapter folder says about its calibration; nothing where it is somebody else's."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise BadInput(f"{path}: no JSON: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def only_one(member: RewardModel | RewardEnsemble, path: Path) -> RewardModel:
+    """A member that is no ensemble itself. Raises BadInput if it is."""
+    if isinstance(member, RewardEnsemble):
+        raise BadInput(f"{path}: a member of an ensemble is an ensemble itself; name its members")
+    return member

@@ -32,8 +32,3 @@ def render_scored(tokenizer: Any, prompt: PromptText, completion: str) -> str:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
         return text
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def prompt_key(prompt: PromptText) -> str:
-    """One line that shows a prompt to people: the text, or the last message of a chat."""
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]

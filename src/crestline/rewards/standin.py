@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from crestline.models.reward import RewardModel
+from crestline.models.reward import RewardEnsemble, RewardModel
 from crestline.types import AnsweredBy, PromptText
 
 
 class StandIn:
-    """Ranks by the raw score of a reward model that was kept apart from the one that RL maximises."""
+    """Ranks by the raw score of a reward model or an ensemble that was kept apart from the one that RL maximises."""
 
     answered_by: AnsweredBy = "stand-in"
 
-    def __init__(self, reward_model: RewardModel, description: str) -> None:
+    def __init__(self, reward_model: RewardModel | RewardEnsemble, description: str) -> None:
         self.reward_model = reward_model
         self.description = description
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from crestline.data.rankings import read_rankings, read_rankings_and_skipped
 from crestline.data.splits import split_by_prompt, split_by_text
+from crestline.formulas.calibration import fit_temperature
 from crestline.formulas.intervals import bootstrap_interval
 from crestline.formulas.ranking import plackett_luce_loss, untied_pairs
-from crestline.models.reward import Calibration, RewardModel, fit_temperature, new_reward_model
+from crestline.models.reward import Calibration, RewardModel, new_reward_model
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import write_json, writing
 from crestline.runs.settings import plain
@@ -123,7 +124,9 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
         path = folder.path / "model"
         write_json(folder.path / "evaluation.json", evaluation)
         with new_folder(path) as temporary, writing(path):
-            reward_model.save(temporary)
+            prompts = [ranking.prompt for ranking in held for _ in ranking.completions]
+            texts = [text for ranking in held for text in ranking.completions]
+            reward_model.save(temporary, prompts, texts)
         return path
 
 
@@ -202,8 +205,6 @@ def half_if_equal(left: float, right: float) -> float:
 
 def num_truncated(reward_model: RewardModel, rankings: Sequence[Ranking]) -> int:
     """How many completions did not fit max_length and lost their front."""
-    return sum(
-        reward_model.loses_its_front(ranking.prompt, text)
-        for ranking in rankings
-        for text in ranking.completions
-    )
+    prompts = [ranking.prompt for ranking in rankings for _ in ranking.completions]
+    texts = [text for ranking in rankings for text in ranking.completions]
+    return sum(row.is_truncated for row in reward_model.rows(prompts, texts))
