@@ -129,14 +129,31 @@ def as_chat(ranking: Ranking) -> Ranking:
     return ranking
 
 
+def alternating(pair: Ranking) -> Ranking:
+    """A person's turns in a row said as one; of these tests' prompts nothing else is left."""
+    content = "\n\n".join(m["content"] for m in as_chat(pair).prompt if isinstance(m, dict))
+    return replace(pair, prompt=[{"role": "user", "content": content}])
+
+
 @in_a_file
 @given(rankings=RANKINGS)
-def test_rewardbench_holds_chats(tmp_path: Path, rankings: list[Ranking]) -> None:
+def test_rewardbench_holds_chats_in_turn(tmp_path: Path, rankings: list[Ranking]) -> None:
     pairs = [pair for ranking in rankings for pair in in_pairs(ranking)]
+    chats = [as_chat(pair).prompt for pair in pairs]
     counted = account(rankings)
     counted["num_plain_prompts"] = sum(isinstance(pair.prompt, str) for pair in pairs)
+    counted["num_system"] = sum(m["role"] == "system" for chat in chats for m in chat)
+    counted["num_merged"] = sum(len(chat) > 1 for chat in chats)
     found = again(tmp_path, rankings, "rewardbench")
-    assert found == ([as_chat(pair) for pair in pairs], Lost(**counted))
+    assert found == ([alternating(pair) for pair in pairs], Lost(**counted))
+
+
+def test_rewardbench_needs_a_person_to_begin(tmp_path: Path) -> None:
+    said = {"role": "assistant", "content": "Hello."}
+    pair = Ranking(prompt=[USER, said, USER], completions=("a", "b"), ranks=(0, 1))
+    assert again(tmp_path, [pair], "rewardbench") == ([pair], Lost())
+    begun = replace(pair, prompt=[said, USER])
+    assert again(tmp_path, [pair, begun], "rewardbench") == ([pair], Lost(num_unspeakable=1))
 
 
 def turns(pair: Ranking) -> list[str]:
@@ -202,9 +219,9 @@ def test_rows_as_other_tools_expect_them() -> None:
     trl = {"prompt": pair.prompt, "chosen": [good], "rejected": [bad], **said}
     assert row(pair, "trl") == row(pair, "openrlhf") == trl
     assert row(pair, "rewardbench") == {
-        "prompt": "Hi",
-        "chosen": [*pair.prompt, good],
-        "rejected": [*pair.prompt, bad],
+        "prompt": "Be brief.\n\nHi",
+        "chosen": [{"role": "user", "content": "Be brief.\n\nHi"}, good],
+        "rejected": [{"role": "user", "content": "Be brief.\n\nHi"}, bad],
         "subset": "s",
         "chosen_model": "",
         "rejected_model": "",

@@ -36,8 +36,9 @@ class Lost:
     num_ties: pairs of tied completions, not written. num_not_ranked: completions without a rank,
     not written. num_unwritten: rankings that gave no row at all. num_plain_prompts: plain prompts,
     or none, that became a person's message. num_system: system messages that became a person's.
-    num_stripped: pairs with white space around a turn, which went. num_unspeakable: pairs that no
-    transcript can hold, not written. num_margins: rows whose missing margin became 0.
+    num_merged: pairs whose prompt has several turns of one side in a row, which became one.
+    num_stripped: pairs with white space around a turn, which went. num_unspeakable: pairs whose
+    turns the format cannot hold, not written. num_margins: rows whose missing margin became 0.
     """
 
     num_expanded: int = 0
@@ -47,6 +48,7 @@ class Lost:
     num_unwritten: int = 0
     num_plain_prompts: int = 0
     num_system: int = 0
+    num_merged: int = 0
     num_stripped: int = 0
     num_unspeakable: int = 0
     num_margins: int = 0
@@ -59,8 +61,9 @@ class Lost:
             (self.num_unwritten, "rankings that prefer nothing not written"),
             (self.num_plain_prompts, "plain prompts written as a person's message"),
             (self.num_system, "system messages written as a person's"),
+            (self.num_merged, "pairs whose prompts have turns joined, so that sides alternate"),
             (self.num_stripped, "pairs written without white space around their turns"),
-            (self.num_unspeakable, "pairs not written, since a transcript cannot hold them"),
+            (self.num_unspeakable, "pairs not written, since the format cannot hold their turns"),
             (self.num_margins, "missing margins written as 0"),
         )
         return ", ".join(f"{count} {text}" for count, text in told if count) or "nothing"
@@ -145,13 +148,25 @@ def _csv(pair: Ranking, count: Counter[str]) -> Values:
     return {**texts, "tie": tie, **said_of(pair)}
 
 
-def _rewardbench(pair: Ranking, count: Counter[str]) -> Values:
-    """Whole dialogues, as RewardBench's own loader reads them from a file."""
+def _rewardbench(pair: Ranking, count: Counter[str]) -> Values | None:
+    """Whole dialogues, as RewardBench's own loader reads them: a person and the assistant in turn."""
     chat = as_chat(pair.prompt)
+    turns: list[Message] = []
+    for message in chat:
+        role = message["role"].replace("system", "user")
+        content = message["content"]
+        if turns and turns[-1]["role"] == role:
+            content = f"{turns.pop()['content']}\n\n{content}"
+        turns.append({"role": role, "content": content})
+    if turns[0]["role"] == "assistant":
+        count["num_unspeakable"] += 1
+        return None
     count["num_plain_prompts"] += isinstance(pair.prompt, str)
-    chosen, rejected = ([*chat, _answer(text)] for text in pair.completions)
+    count["num_system"] += sum(message["role"] == "system" for message in chat)
+    count["num_merged"] += len(turns) < len(chat)
+    chosen, rejected = ([*turns, _answer(text)] for text in pair.completions)
     return {
-        "prompt": chat[-1]["content"],
+        "prompt": turns[-1]["content"],
         "chosen": chosen,
         "rejected": rejected,
         "subset": pair.source,
