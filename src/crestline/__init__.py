@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         CrestConfig,
         RankConfig,
         ReportConfig,
+        RewardJoinConfig,
         RunConfig,
         SampleConfig,
     )
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from crestline.pipeline.rank import rank
     from crestline.pipeline.reward_eval import reward_eval
     from crestline.pipeline.reward_eval_configs import RewardEvalConfig
+    from crestline.pipeline.reward_join import reward_join
     from crestline.pipeline.run import run
     from crestline.pipeline.sample import sample
     from crestline.report.page import write_report
@@ -56,6 +58,7 @@ _HOMES = {
     "ReportConfig": "crestline.pipeline.configs",
     "RewardConfig": "crestline.training.reward_configs",
     "RewardEvalConfig": "crestline.pipeline.reward_eval_configs",
+    "RewardJoinConfig": "crestline.pipeline.configs",
     "RewardServeConfig": "crestline.serve.configs",
     "RlConfig": "crestline.training.rl_configs",
     "Rloo": "crestline.training.rl_configs",
@@ -70,6 +73,7 @@ _HOMES = {
     "rank": "crestline.pipeline.rank",
     "reward": "crestline.training.reward",
     "reward_eval": "crestline.pipeline.reward_eval",
+    "reward_join": "crestline.pipeline.reward_join",
     "reward_serve": "crestline.serve.server",
     "rl": "crestline.training.rl",
     "run": "crestline.pipeline.run",
@@ -91,6 +95,7 @@ __all__ = [
     "ReportConfig",
     "RewardConfig",
     "RewardEvalConfig",
+    "RewardJoinConfig",
     "RewardServeConfig",
     "RlConfig",
     "Rloo",
@@ -106,6 +111,7 @@ __all__ = [
     "rank",
     "reward",
     "reward_eval",
+    "reward_join",
     "reward_serve",
     "rl",
     "run",

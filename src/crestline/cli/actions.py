@@ -32,6 +32,7 @@ STAGES = {
     "sft": "crestline.training.sft:sft",
     "sample": "crestline.pipeline.sample:sample",
     "reward": "crestline.training.reward:reward",
+    "reward-join": "crestline.pipeline.reward_join:reward_join",
     "rl": "crestline.training.rl:rl",
 }
 """By verb the function, "module:name", that takes (config, device, progress) and returns the path that it wrote."""

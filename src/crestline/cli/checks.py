@@ -18,6 +18,7 @@ from crestline.pipeline.configs import (
     CrestConfig,
     RankConfig,
     ReportConfig,
+    RewardJoinConfig,
     RunConfig,
     SampleConfig,
 )
@@ -104,6 +105,14 @@ def reward_eval_input(config: RewardEvalConfig) -> list[str]:
     return [*found, f"output_dir: {config.output_dir} ({'there' if is_there else 'new'})"]
 
 
+def reward_join_input(config: RewardJoinConfig) -> list[str]:
+    found = [reward_model("reward_models", name) for name in config.names()]
+    if config.dataset_name:
+        split = config.dataset_train_split
+        found.append(data("dataset_name", config.dataset_name, read_rankings, split))
+    return [*found, folder(config, "reward-join")]
+
+
 def reward_serve_input(config: RewardServeConfig) -> list[str]:
     found = reward_model("model_name_or_path", config.model_name_or_path)
     with listen(config.host, config.port) as listening:
@@ -179,6 +188,7 @@ INPUTS: dict[str, Callable[[Any], list[str]]] = {
     "convert": convert_input,
     "reward": reward_input,
     "reward-eval": reward_eval_input,
+    "reward-join": reward_join_input,
     "reward-serve": reward_serve_input,
     "rl": rl_input,
     "crest": crest_input,

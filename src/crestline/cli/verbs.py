@@ -185,6 +185,19 @@ _VERBS = (
         ),
     ),
     Verb(
+        name="reward-join",
+        summary="make several reward models one: an ensemble, or the average of their weights",
+        settings=f"{_PIPELINE}:RewardJoinConfig",
+        required=("reward_models", "output_dir"),
+        folder="output_dir",
+        examples=(
+            "crestline reward-join --reward_models runs/reward/model,runs/other/model "
+            "--dataset_name rankings.jsonl --output_dir runs/both",
+            "crestline reward-join --reward_models runs/a/model,runs/b/model --how average "
+            "--output_dir runs/average",
+        ),
+    ),
+    Verb(
         name="reward-serve",
         summary="score completions over HTTP, for other trainers",
         settings="crestline.serve.configs:RewardServeConfig",

@@ -1,6 +1,6 @@
 """Reward models that answer together: each with its own backbone and tokenizer, on one scale, as one score.
 
-Owns the scale and the folder of an ensemble. Knows of its members only what stands in `Member`.
+Owns the scale and the folder of an ensemble. Knows nothing of training and rankings.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,29 +17,11 @@ from numpy.typing import NDArray
 from crestline.formulas.ensemble import Aggregate, aggregated
 from crestline.models.calibration import Calibration
 from crestline.models.encoding import Row
-from crestline.models.reload import Check, check_reloaded
+from crestline.models.reload import check_reloaded
+from crestline.models.reward_model import RewardModel
 from crestline.types import BadInput, PromptText
 
 ENSEMBLE_FILE = "ensemble.json"
-
-
-class Member(Protocol):
-    """What an ensemble needs of a reward model."""
-
-    calibration: Calibration
-    max_length: int
-
-    def rows(self, prompts: Sequence[PromptText], completions: Sequence[str]) -> list[Row]: ...
-
-    def members_of_rows(self, rows: Sequence[Row]) -> NDArray[np.float64]: ...
-
-    def aggregated(self, members_NM: NDArray[np.float64]) -> NDArray[np.float64]: ...
-
-    def write(self, folder: Path) -> None: ...
-
-    def check(
-        self, folder: Path, prompts: Sequence[PromptText], completions: Sequence[str]
-    ) -> Check: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +50,7 @@ class RewardEnsemble:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[RewardModel],
         *,
         aggregate: Aggregate = "mean",
         uwo_coefficient: float = 0.1,
@@ -132,18 +114,28 @@ class RewardEnsemble:
         text = json.dumps(stored, indent=2) + "\n"
         (folder / ENSEMBLE_FILE).write_text(text, encoding="utf-8")
 
-    def save(self, folder: Path, prompts: Sequence[PromptText], completions: Sequence[str]) -> None:
-        """Write the folder, and let a fresh process score these rows with every member.
+    def save(
+        self,
+        folder: Path,
+        prompts: Sequence[PromptText],
+        completions: Sequence[str],
+        *,
+        adapter: Path | None = None,
+    ) -> None:
+        """Write the folder, and let one fresh process score some of these rows with every member.
 
+        adapter: also write the members' adapters there, and check them too.
         Raises BadInput, one line, if a member scores differently there.
         """
         self.write(folder)
-        check_reloaded(
-            [
-                member.check(folder / f"member-{number}", prompts, completions)
-                for number, member in enumerate(self.members)
-            ]
-        )
+        checks = []
+        for number, member in enumerate(self.members):
+            name = f"member-{number}"
+            checks.append(member.check(folder / name, prompts, completions))
+            if adapter:
+                member.write_adapter(adapter / name)
+                checks.append(member.adapter_check(checks[-1], adapter / name))
+        check_reloaded(checks)
 
 
 def read_ensemble(folder: Path) -> dict[str, Any] | None:

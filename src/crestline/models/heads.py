@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 PEFT_PARTS = ("modules_to_save", "default")
 """Parts of a name that peft puts in where it keeps a trained copy of a module."""
 

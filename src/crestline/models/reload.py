@@ -66,7 +66,6 @@ def check_reloaded(checks: Sequence[Check]) -> None:
         text=True,
         env={**os.environ, **hidden, "TOKENIZERS_PARALLELISM": "false"},
     )
-    folder = checks[0].folder
     try:
         answer = json.loads(ended.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
@@ -74,7 +73,7 @@ def check_reloaded(checks: Sequence[Check]) -> None:
         answer = {"error": last}
     if "error" in answer:
         raise BadInput(
-            f"{folder}: plain transformers cannot read what was saved ({answer['error']}); nothing was kept"
+            f"plain transformers cannot read the reward model just saved ({answer['error']}); nothing was kept"
         )
     for check, found in zip(checks, answer["scores"], strict=True):
         compare(check, found)
@@ -87,7 +86,7 @@ def compare(check: Check, found: Sequence[float]) -> None:
     worst = int(np.argmax(np.where(np.isfinite(off_N), off_N, np.inf)))
     if not off_N[worst] <= TOLERANCE:
         raise BadInput(
-            f"{check.folder}: the saved reward model scores differently in a fresh process "
+            "the reward model just saved scores differently in a fresh process "
             f"({found_N[worst]:.4f} in place of {wanted_N[worst]:.4f}); nothing was kept"
         )
 

@@ -207,9 +207,7 @@ class RewardModel:
         checks = [self.check(folder, prompts, completions)]
         if adapter:
             self.write_adapter(adapter)
-            base = self.model.peft_config["default"].base_model_name_or_path
-            layers = self.model.get_base_model().config.num_hidden_layers
-            checks.append(replace(checks[0], folder=adapter, base=base, num_hidden_layers=layers))
+            checks.append(self.adapter_check(checks[0], adapter))
         check_reloaded(checks)
 
     def check(
@@ -228,6 +226,15 @@ class RewardModel:
                 {"text": text, "add_special_tokens": own} if is_plain else {"ids": row.ids}
             )
         return Check(folder=folder, rows=asked, scores=self.raw_of_rows(rows).mean(1).tolist())
+
+    def adapter_check(self, check: Check, adapter: Path) -> Check:
+        """The same rows and scores for the adapter folder, on top of its base model."""
+        return replace(
+            check,
+            folder=adapter,
+            base=self.model.peft_config["default"].base_model_name_or_path,
+            num_hidden_layers=self.model.get_base_model().config.num_hidden_layers,
+        )
 
     def _stored(self) -> dict[str, Any]:
         stored: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from crestline.crest.configs import WatchConfig
 from crestline.data.writers import Format
@@ -99,6 +100,37 @@ class CrestConfig:
     ship_unmeasured: bool = False
     """Ship the last checkpoint even if nothing could be measured."""
     watch: WatchConfig = field(default_factory=WatchConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardJoinConfig:
+    """Join reward models: an ensemble, or the average of their weights."""
+
+    reward_models: str = ""
+    """Folders or hub names, separated by commas."""
+    how: Literal["ensemble", "average"] = "ensemble"
+    """ensemble: all score, whatever their backbones and tokenizers; average: one model with the mean of the weights."""
+    aggregate: Literal["mean", "min", "uwo"] = "mean"
+    """How an ensemble's members become one score: mean, minimum, or mean minus uwo_coefficient times their variance."""
+    uwo_coefficient: float = 0.1
+    """Weight of the members' variance, in calibrated units (Coste et al. 2024 use 0.1 for RL, 0.5 for best-of-N)."""
+    dataset_name: str = ""
+    """Rankings to calibrate and measure all of them on; empty keeps the calibrations that the models state."""
+    dataset_train_split: str = "train"
+    """Split of a hub dataset or folder."""
+    output_dir: str = ""
+    """Where the run folder is made; the result lies in its model/."""
+    seed: int = 0
+    """Decides the resamples behind intervals."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "uwo_coefficient", "seed")
+        if self.reward_models and len(self.names()) < 2:
+            raise ValueError(f"reward_models must name at least two, got {self.reward_models!r}")
+
+    def names(self) -> list[str]:
+        """The models, one by one."""
+        return [name.strip() for name in self.reward_models.split(",") if name.strip()]
 
 
 @dataclass(frozen=True, kw_only=True)

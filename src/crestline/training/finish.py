@@ -30,7 +30,8 @@ def open_stage(output_dir: str, config: dict[str, Any], what: str) -> Iterator[R
 
 def finished(folder: RunFolder) -> bool:
     """Whether the verb wrote its model already."""
-    return (folder.path / "model" / "config.json").exists()
+    there = (folder.path / "model" / name for name in ("config.json", "ensemble.json"))
+    return any(path.exists() for path in there)
 
 
 def ship_final(folder: RunFolder, model: Any, tokenizer: Any) -> Path:
