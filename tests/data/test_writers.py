@@ -298,7 +298,11 @@ SAMPLES = [
 ]  # fmt: skip
 SAMPLES += [
     {"p": "x", "a_1": "y", "a_2": "z", "best.responses": ["a_1"], "best.responses.status": [None]},
-    {"a_1": "y", "a_2": "z", "q": [{"user_id": 1, "value": [{"rank": 1, "value": "a_2"}]}]},
+    {
+        "a_1": "y",
+        "a_2": "z",
+        "q": [{"user_id": 1, "value": [{"rank": 1, "value": "a_2"}], "status": ""}],
+    },
     {"a_1": "y", "a_2": "z", "r_1": {"user_id": [1], "value": [3], "status": [""]}},
 ]
 INNER = st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | TEXT | st.just("gone")

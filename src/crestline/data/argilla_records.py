@@ -82,15 +82,13 @@ def _old_questions(row: Row) -> list[str]:
         name
         for name, value in row.values.items()
         if f"{name}-suggestion" in row.values
-        or (isinstance(value, dict) and {"user_id", "value", "status"} <= value.keys())
-        or (
-            isinstance(value, list | tuple)
-            and len(value) > 0
-            and all(
-                isinstance(item, dict) and {"user_id", "value"} <= item.keys() for item in value
-            )
-        )
+        or _is_old(value)
+        or (isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_old, value)))
     ]
+
+
+def _is_old(value: Any) -> bool:
+    return isinstance(value, dict) and {"user_id", "value", "status"} <= value.keys()
 
 
 def _without(values: Mapping[str, Any], beginnings: tuple[str, ...]) -> dict[str, Any]:
