@@ -1,0 +1,266 @@
+"""How fast is reward-model training, beside TRL's RewardTrainer at its best?
+
+    python bench/reward_throughput.py --quick    fewer rows an update; under 10 minutes on 2 idle cores
+    python bench/reward_throughput.py --full     writes bench/results/reward_throughput.json
+
+HH helpful-base rows at their real lengths (texts above 512 tokens are left out: TRL drops them), on the MiniLM encoder
+and a random Llama of 7M weights. Pairs: the same pairs in every update on both sides. Rankings: five completions a
+prompt, ours as one ranking, TRL's as its ten pairs; completions 3 to 5 are drawn from other rows, for their lengths.
+
+TRL first gets its best settings of this machine: float32, bfloat16 autocast or bfloat16 weights, four sizes of
+per-device batch, sdpa or eager attention; no activation checkpointing, tokens ready-made. Both sides then train in
+processes of their own, in turns, on the same rows; only one computes at a time. Ours is the verb `crestline reward`
+itself. The first updates are dropped; medians and quartiles of the ratios of neighbouring turns.
+
+    --clock processor --threads 1    processor time in place of seconds, where others use the machine too
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crestline.data.rankings import read_rankings
+from crestline.models.load import load_tokenizer
+from crestline.training.seeds import Shuffled
+from demo import machine
+from peers.conversations import (
+    MINILM,
+    PEERS,
+    SHARED,
+    fitting,
+    helpful,
+    llama_7m,
+    of_five,
+    require,
+    write_pairs,
+    write_rankings,
+)
+from peers.pipe import Worker
+
+BENCH = Path(__file__).resolve().parent
+ARITHMETIC = ("float32", "bfloat16 autocast", "bfloat16 weights")
+MAX_LENGTH, SEED = 512, 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to train: its files, and how many rankings an update has."""
+
+    backbone: str
+    kind: str
+    model: Path
+    rankings: Path
+    held_out: Path
+    pairs: Path
+    batch_size: int
+    pairs_per_ranking: int
+
+
+def tasks_of(backbone: str, folder: Path, work: Path, sizes: dict[str, int]) -> list[Task]:
+    """Pairs and rankings of five, written for both sides; TRL's rows lie in the order that ours are drawn in."""
+    tokenizer = load_tokenizer(folder)
+    rows = helpful()
+    kinds = {"pairs": [(p, [a, b]) for p, a, b in rows], "rankings": of_five(rows, SEED)}
+    tasks = []
+    for kind, rankings in kinds.items():
+        stem = work / f"{backbone}_{kind}"
+        write_rankings(stem.with_suffix(".jsonl"), fitting(tokenizer, rankings, MAX_LENGTH))
+        read = read_rankings(str(stem.with_suffix(".jsonl")))
+        kept = [(str(ranking.prompt), list(ranking.completions)) for ranking in read]
+        order = Shuffled(len(kept), SEED).rows(0, len(kept))
+        task = Task(
+            backbone=backbone,
+            kind=kind,
+            model=folder,
+            rankings=stem.with_suffix(".jsonl"),
+            held_out=write_rankings(work / f"{backbone}_{kind}_held.jsonl", kept[:8]),
+            pairs=stem.with_suffix(".json"),
+            batch_size=sizes[kind],
+            pairs_per_ranking=len(kept[0][1]) * (len(kept[0][1]) - 1) // 2,
+        )
+        write_pairs(task.pairs, [kept[n] for n in order], tokenizer)
+        print(
+            f"{backbone}: {len(kept)} of {len(rankings)} {kind} are used, of at most {MAX_LENGTH} tokens"
+        )
+        tasks.append(task)
+    return tasks
+
+
+class Side:
+    """One side, training one task in a process of its own."""
+
+    def __init__(self, name: str, task: Task, settings: dict[str, Any], options: Any) -> None:
+        python = PEERS / "bin" / "python" if name == "trl" else Path(sys.executable)
+        script = BENCH / "peers" / ("trl_reward.py" if name == "trl" else "our_reward.py")
+        self.worker = Worker(python, script, threads=options.threads)
+        self.task, self.clock = task, options.clock
+        self.name = name
+        if settings:
+            self.open(settings)
+
+    def open(self, settings: dict[str, Any]) -> None:
+        """Begin to train; ours has then made its first update."""
+        task = self.task
+        question = {
+            "model": str(task.model),
+            "max_length": MAX_LENGTH,
+            "learning_rate": 1e-4,
+            "clock": self.clock,
+            **settings,
+        }
+        if self.name == "trl":
+            question |= {
+                "rows": str(task.pairs),
+                "pairs_per_update": task.batch_size * task.pairs_per_ranking,
+            }
+        else:
+            question |= {
+                "rankings": str(task.rankings),
+                "held_out": str(task.held_out),
+                "batch_size": task.batch_size,
+            }
+        self.idle_mb = self.worker.ask("open", **question)["memory_mb"]
+        if self.name == "trl":
+            self.steps(1)
+
+    def steps(self, count: int) -> float:
+        """Seconds for each of so many updates."""
+        answer = self.worker.ask("steps", count=count)
+        self.peak_mb = answer["peak_mb"]
+        return float(answer["seconds"]) / count
+
+    def stop(self) -> dict[str, Any]:
+        return self.worker.ask("stop")
+
+
+def best_of_trl(task: Task, options: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """TRL's fastest settings for a task. known: settings found on the same backbone, of which only the batch is new."""
+    side = Side("trl", task, {}, options)
+    whole = task.batch_size * task.pairs_per_ranking
+    sizes = [size for size in (whole, whole // 2, 8, 4) if whole % size == 0]
+    found: dict[tuple[str, str, int], float] = {}
+
+    def measure(arithmetic: str, attention: str, size: int) -> None:
+        key = (arithmetic, attention, size)
+        if key not in found:
+            side.open({"arithmetic": arithmetic, "attention": attention, "per_device": size})
+            found[key] = min(side.steps(1) for _ in range(options.search_steps))
+            side.stop()
+            print(f"  TRL {arithmetic:18} {attention:6} {size:3} a batch {found[key]:7.2f} s")
+
+    if not known:
+        for arithmetic in ARITHMETIC:
+            measure(arithmetic, "sdpa", 8)
+        measure(min(found, key=found.__getitem__)[0], "eager", 8)
+        arithmetic, attention, _ = min(found, key=found.__getitem__)
+        known = {"arithmetic": arithmetic, "attention": attention}
+    for size in sizes:
+        measure(known["arithmetic"], known["attention"], size)
+    side.worker.close()
+    best = min(found, key=found.__getitem__)
+    return dict(zip(("arithmetic", "attention", "per_device"), best, strict=True))
+
+
+def compared(task: Task, settings: dict[str, Any], options: Any) -> dict[str, Any]:
+    """Both sides in turns on the same rows."""
+    ours = Side("ours", task, {"dtype": options.dtype}, options)
+    trl = Side("trl", task, settings, options)
+    for side in (ours, trl):
+        side.steps(options.dropped)
+    turns = []
+    for number in range(options.turns):
+        both = [(side.name, side.steps(options.steps)) for side in (ours, trl)[:: (-1) ** number]]
+        turns.append(dict(both))
+    ratios = [turn["trl"] / turn["ours"] for turn in turns]
+    ended = {"ours": ours.stop(), "trl": trl.stop()}
+    for side in (ours, trl):
+        side.worker.close()
+    encoded = ended["ours"]["num_encoded_tokens"] / ended["trl"]["num_tokens"]
+    if task.kind == "pairs" and ended["ours"]["num_tokens"] != ended["trl"]["num_tokens"]:
+        raise RuntimeError(f"the two sides saw other rows: {ended}")
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return {
+        "ratio": round(float(middle), 3),
+        "ratio_quartiles": [round(float(low), 3), round(float(high), 3)],
+        "ratio_per_token": round(float(middle) * encoded, 3),
+        "our_seconds": round(float(np.median([turn["ours"] for turn in turns])), 4),
+        "trl_seconds": round(float(np.median([turn["trl"] for turn in turns])), 4),
+        "our_peak_mb": round(ours.peak_mb),
+        "trl_peak_mb": round(trl.peak_mb),
+        "encoded_tokens_share": round(encoded, 4),
+        "rankings_per_update": task.batch_size,
+        "trl_settings": settings,
+        "turns": [{name: round(value, 4) for name, value in turn.items()} for turn in turns],
+    }
+
+
+def summary(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the issue: the least over backbones, and each backbone's own."""
+    pairs = [row["pairs"] for row in found.values()]
+    rankings = [row["rankings"] for row in found.values()]
+    both = [*pairs, *rankings]
+    return {
+        "pairs_vs_trl": min(row["ratio"] for row in pairs),
+        "rankings_vs_trl": min(row["ratio"] for row in rankings),
+        "rankings_vs_trl_per_token": min(row["ratio_per_token"] for row in rankings),
+        "memory_vs_trl": round(max(row["our_peak_mb"] / row["trl_peak_mb"] for row in both), 3),
+        **{
+            f"{name}_{backbone}": row[kind][key]
+            for backbone, row in found.items()
+            for name, kind, key in (
+                ("pairs_vs_trl", "pairs", "ratio"),
+                ("rankings_vs_trl", "rankings", "ratio"),
+                ("rankings_vs_trl_per_token", "rankings", "ratio_per_token"),
+            )
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
+    parser.add_argument("--dtype", default="auto", help="our arithmetic, as --dtype of the verb")
+    parser.add_argument("--backbones", default="minilm,llama_7m")
+    options = parser.parse_args()
+    require(PEERS / ".done", MINILM, SHARED / "hh-rlhf" / "helpful-base" / "test.jsonl.gz")
+    options.turns, options.steps = (9, 3) if options.full else (5, 2)
+    options.dropped, options.search_steps = (3, 3) if options.full else (2, 2)
+    sizes = {"pairs": 32, "rankings": 8} if options.full else {"pairs": 16, "rankings": 4}
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        for backbone in options.backbones.split(","):
+            model = MINILM if backbone == "minilm" else llama_7m(work / "llama_7m")
+            known: dict[str, Any] = {}
+            found[backbone] = {}
+            for task in tasks_of(backbone, model, work, sizes):
+                known = best_of_trl(task, options, known)
+                row = found[backbone][task.kind] = compared(task, known, options)
+                print(
+                    f"{backbone} {task.kind}: ours {row['our_seconds']:.2f} s, TRL {row['trl_seconds']:.2f} s an "
+                    f"update of {task.batch_size}: {row['ratio']:.2f} times ({row['ratio_quartiles'][0]:.2f} to "
+                    f"{row['ratio_quartiles'][1]:.2f}), {row['ratio_per_token']:.2f} per encoded token; "
+                    f"{row['our_peak_mb']} MB against {row['trl_peak_mb']}",
+                    flush=True,
+                )
+    figures = {**summary(found), "machine": machine(), "threads": options.threads}
+    figures["clock"] = options.clock
+    if options.full:
+        results = BENCH / "results" / "reward_throughput.json"
+        results.write_text(json.dumps({**figures, "backbones": found}, indent=1) + "\n")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
