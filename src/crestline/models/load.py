@@ -84,7 +84,8 @@ def load_policy(name_or_path: str | Path, *, device: str = "cpu") -> Any:
         attn_implementation=attention,
     ).model
     made_for = model.config.architectures or [""]
-    if made_for[0].endswith("ForSequenceClassification"):
+    adapter = read_adapter_config(Path(name_or_path)) or {}
+    if made_for[0].endswith("ForSequenceClassification") or adapter.get("task_type") == "SEQ_CLS":
         raise BadInput(f"{name_or_path} is a reward model or classifier, not a language model")
     return model
 

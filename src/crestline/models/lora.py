@@ -66,7 +66,6 @@ def with_adapters(
         target_modules=shortened(model, targets),
         modules_to_save=whole or None,
         fan_in_fan_out=any(is_transposed(model.get_submodule(name)) for name in targets),
-        base_model_name_or_path=origin(model),
     )
     with quiet_peft(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -182,6 +181,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any] | None:
         raise BadInput(f"{folder / ADAPTER_CONFIG}: no JSON: {error}") from None
     if not isinstance(found, dict) or not found.get("base_model_name_or_path"):
         raise BadInput(f"{folder / ADAPTER_CONFIG} names no base_model_name_or_path")
+    if Path(found["base_model_name_or_path"]).resolve() == folder.resolve():
+        raise BadInput(f"{folder / ADAPTER_CONFIG} names itself as base_model_name_or_path")
     return found
 
 

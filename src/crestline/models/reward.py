@@ -49,7 +49,11 @@ def load_reward_model(
         return RewardEnsemble([only_one(member, path) for member in members], **ensemble)
     stored: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
-    if read_adapter_config(path):
+    if adapter := read_adapter_config(path):
+        if adapter.get("task_type") == "CAUSAL_LM":
+            raise BadInput(
+                f"{path} has no trained reward head: it is the adapter of a language model"
+            )
         stored = read_stored(path / ADAPTER_STORED)
         arguments = {"num_labels": 1, "ignore_mismatched_sizes": True}
         if layers := stored.get("num_hidden_layers"):
