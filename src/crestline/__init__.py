@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from crestline.training.reward import reward
     from crestline.training.reward_configs import RewardConfig
     from crestline.training.rl import rl
-    from crestline.training.rl_configs import Grpo, RlConfig, Rloo
+    from crestline.training.rl_configs import Grpo, Kl, Ppo, Reinforce, RlConfig, Rloo
     from crestline.training.sft import sft
     from crestline.types import BadInput, Duel, Observation, Verdict
 
@@ -53,8 +53,11 @@ _HOMES = {
     "ConvertConfig": "crestline.pipeline.configs",
     "CrestConfig": "crestline.pipeline.configs",
     "Grpo": "crestline.training.rl_configs",
+    "Kl": "crestline.training.rl_configs",
+    "Ppo": "crestline.training.rl_configs",
     "PretrainConfig": "crestline.training.configs",
     "RankConfig": "crestline.pipeline.configs",
+    "Reinforce": "crestline.training.rl_configs",
     "ReportConfig": "crestline.pipeline.configs",
     "RewardConfig": "crestline.training.reward_configs",
     "RewardEvalConfig": "crestline.pipeline.reward_eval_configs",
@@ -89,9 +92,12 @@ __all__ = [
     "CrestConfig",
     "Duel",
     "Grpo",
+    "Kl",
     "Observation",
+    "Ppo",
     "PretrainConfig",
     "RankConfig",
+    "Reinforce",
     "ReportConfig",
     "RewardConfig",
     "RewardEvalConfig",

@@ -78,7 +78,7 @@ def make_data(folder: Path) -> None:
         "twice.yaml": "seed: 3\nseed: 4\n",
         "range.yaml": "seed: 3\noptimization:\n  learning_rate: -1\n",
         "sft.yaml": "verb: sft\nseed: 3\n",
-        "nested.yaml": "rl:\n  num_updates: 3\n  algorithm:\n    name: ppo\n",
+        "nested.yaml": "rl:\n  num_updates: 3\n  algorithm:\n    name: a2c\n",
         "decided.yaml": "rl:\n  output_dir: elsewhere\n",
     }.items():
         (folder / name).write_text(text)

@@ -62,7 +62,8 @@ def test_version(crestline: Callable[..., object]) -> None:
 def test_help_shows_defaults_types_and_groups(crestline: Callable[..., object]) -> None:
     text = crestline("rl", "--help").out  # type: ignore[attr-defined]
     assert "--num_generations N " in text and "Completions for each prompt: the group. [8]" in text
-    assert "--algorithm rloo|grpo" in text and "grpo: Ratios are clipped" in text
+    assert "--algorithm rloo|grpo|ppo|reinforce" in text
+    assert "rloo, grpo, ppo, reinforce: Ratios are clipped" in " ".join(text.split())
     assert "optimization: How weights are stepped" in text
     text = crestline("run", "--help").out  # type: ignore[attr-defined]
     assert "--rl.learning_rate" in text and "--learning_rate" not in text.split()

@@ -12,7 +12,7 @@ from crestline.cli.main import main
 from crestline.cli.verbs import VERBS
 from crestline.pipeline.presets import PRESETS
 from crestline.runs.settings import plain
-from crestline.training.rl_configs import Grpo, Rloo
+from crestline.training.rl_configs import Grpo, Kl, Rloo
 
 Settle = Callable[..., Any]
 
@@ -48,9 +48,10 @@ def test_flags_fill_nested_records(settled: Settle) -> None:
 
 def test_the_algorithm_selects_its_settings(settled: Settle) -> None:
     assert settled(*RL).algorithm == Rloo()
-    assert settled(*RL, "--beta", "0.1").algorithm == Rloo(beta=0.1)
+    assert settled(*RL, "--normalize_advantages").algorithm == Rloo(normalize_advantages=True)
     words = ("--epsilon", "0.1", "--algorithm", "grpo", "--beta", "0.2")
-    assert settled(*RL, *words).algorithm == Grpo(beta=0.2, epsilon=0.1)
+    assert settled(*RL, *words).algorithm == Grpo(epsilon=0.1)
+    assert settled(*RL, *words).kl == Kl(beta=0.2)
 
 
 def test_switches(settled: Settle) -> None:

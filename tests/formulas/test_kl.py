@@ -1,3 +1,4 @@
+import doctest
 import itertools
 import math
 
@@ -5,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crestline.formulas.kl import entropy, kl_exact, kl_k1, kl_k2, kl_k3
+from crestline.formulas import kl
+from crestline.formulas.kl import adapted_beta, entropy, kl_exact, kl_k1, kl_k2, kl_k3
 
 POLICY = torch.tensor([math.log(0.5), math.log(0.3), math.log(0.2)], dtype=torch.float64)
 REFERENCE = torch.tensor([math.log(0.2), math.log(0.2), math.log(0.6)], dtype=torch.float64)
@@ -85,3 +87,23 @@ def test_chain_rule_sum_over_states_is_kl_of_whole_completions() -> None:
     )
     assert summed == pytest.approx(whole, abs=1e-6)
     assert whole > 0.1
+
+
+def test_the_controller_answers_at_most_a_fifth() -> None:
+    assert adapted_beta(0.5, 6.0, 6.0) == 0.5
+    assert adapted_beta(0.5, 6.6, 6.0) == pytest.approx(0.5 * 1.01)
+    assert adapted_beta(0.5, 5.4, 6.0) == pytest.approx(0.5 * 0.99)
+    assert adapted_beta(0.5, 600.0, 6.0) == pytest.approx(0.5 * 1.02)
+    assert adapted_beta(0.5, -3.0, 6.0, gain=0.5) == pytest.approx(0.5 * 0.9)
+    assert adapted_beta(0.0, 600.0, 6.0) == 0.0
+
+
+def test_the_controller_finds_the_beta_that_meets_the_target() -> None:
+    beta = 5.0
+    for _ in range(400):
+        beta = adapted_beta(beta, kl=3.0 / (0.1 + beta), target=6.0)
+    assert beta == pytest.approx(0.4, rel=0.02)
+
+
+def test_examples_in_the_docstrings() -> None:
+    assert doctest.testmod(kl).failed == 0

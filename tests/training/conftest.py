@@ -43,7 +43,7 @@ def tiny_model() -> Callable[..., Any]:
 
     def build(vocab_size: int, seed: int = 0) -> Any:
         torch.manual_seed(seed)
-        model: Any = LlamaForCausalLM(tiny_config(vocab_size))
+        model: Any = LlamaForCausalLM(tiny_config(vocab_size, pad_token_id=None))
         model.set_attn_implementation("eager")
         return model.eval()
 
@@ -151,5 +151,5 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         judge.model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
     typical = judge.score([ask(word) for word in WORDS], [f"{word}!" for word in WORDS[::-1]])
     judge.calibration = Calibration(round(sum(typical) / len(typical), 1), 1.5)
-    judge.save(folder / "judge")
+    judge.write(folder / "judge")
     return folder

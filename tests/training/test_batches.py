@@ -1,5 +1,6 @@
 """Micro-batches, padding and untrained tokens cannot change an update."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from crestline.training import grpo, rloo
+from crestline.models.critic import Critic
+from crestline.training import grpo, ppo, reinforce, rloo
 from crestline.training.batches import (
     Batch,
+    CriticExperience,
     Experience,
     Mean,
     RankingBatch,
@@ -24,7 +27,8 @@ from crestline.training.configs import Optimization
 from crestline.training.imitation import imitation_loss
 from crestline.training.learner import Learner, Loss
 from crestline.training.reward import ranking_loss
-from crestline.training.rl_configs import Grpo, Rloo
+from crestline.training.rl_configs import Grpo, Kl, Ppo, Reinforce, Rloo
+from crestline.training.surrogate import Surrogate
 
 VOCABULARY = 12
 LENGTHS = [9, 3, 5, 12, 4, 7, 3, 10, 6, 4, 11, 5]
@@ -58,32 +62,64 @@ def ranking_batch(seed: int) -> RankingBatch:
     return RankingBatch(tokens, lengths, ranks, ranked, num_rankings=4)
 
 
-def experience(seed: int) -> Experience:
+def experience(seed: int) -> CriticExperience:
     tokens, lengths = some_tokens(seed)
     sampled = answered(lengths, seed)
     generator = torch.Generator().manual_seed(seed)
     old, reference = (
         (-2 * torch.rand(tokens.shape, generator=generator) - 1) * sampled for _ in range(2)
     )
-    return Experience(
+    advantages = torch.randn(tokens.shape, generator=generator) * sampled
+    return CriticExperience(
         tokens_NT=tokens,
         lengths_N=lengths,
-        sampled_NT=sampled,
+        trained_NT=sampled,
         old_logprobs_NT=old,
         reference_logprobs_NT=reference,
-        advantages_N=torch.randn(len(tokens), generator=generator),
-        num_sampled_tokens=int(sampled.sum()),
+        advantages_NT=advantages,
+        num_trained_tokens=int(sampled.sum()),
+        mean_trained_tokens=int(sampled.sum()) + 1,
         num_completions=len(tokens),
+        max_completion_length=11,
+        beta=0.1,
         temperature=0.8,
+        values_NT=0.1 * advantages.flip(0),
+        returns_NT=advantages.flip(1) * sampled,
     )
+
+
+def constant_within_rows(seed: int) -> Experience:
+    """What RLOO trains on: one advantage for each completion."""
+    batch = experience(seed)
+    first = batch.trained_NT.long().argmax(1, keepdim=True)
+    return replace(batch, advantages_NT=batch.advantages_NT.gather(1, first) * batch.trained_NT)
+
+
+def in_loss(estimator: str = "k3") -> Surrogate:
+    return Surrogate(Kl(beta=0.1, kl_estimator=estimator, kl_place="loss"))  # type: ignore[arg-type]
+
+
+IN_REWARD = Surrogate(Kl(kl_estimator="k1", kl_place="reward"))
+
+
+def ppo_loss(model: Any, part: CriticExperience) -> Any:
+    """With a critic whose values are a fixed function of the tokens' embeddings."""
+    critic = Critic(copy.deepcopy(model))
+    torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(5))
+    return ppo.loss(Ppo(), IN_REWARD, critic)(model, part)
 
 
 CASES: dict[str, tuple[Callable[[int], Batch], Loss]] = {
     "imitation": (token_batch, imitation_loss),
     "ranking": (ranking_batch, ranking_loss),
-    "rloo": (experience, rloo.loss(Rloo())),
-    "grpo by token": (experience, grpo.loss(Grpo(beta=0.1, loss_type="dapo"))),
-    "grpo by completion": (experience, grpo.loss(Grpo(beta=0.1, loss_type="grpo"))),
+    "rloo": (constant_within_rows, rloo.loss(Rloo(), IN_REWARD)),
+    "rloo with k2": (constant_within_rows, rloo.loss(Rloo(), in_loss("k2"))),
+    "reinforce": (experience, reinforce.loss(Reinforce(), IN_REWARD)),
+    "ppo": (experience, ppo_loss),
+    **{
+        f"grpo {kind}": (experience, grpo.loss(Grpo(loss_type=kind), in_loss()))  # type: ignore[arg-type]
+        for kind in ("dapo", "grpo", "dr_grpo", "bnpo")
+    },
 }
 
 
@@ -160,14 +196,22 @@ def test_imitation_loss_by_hand(tiny_model) -> None:
 
 @torch.no_grad()
 def test_rloo_loss_by_hand(tiny_model) -> None:
-    model, batch = tiny_model(VOCABULARY), experience(1)
-    total = 0.0
+    model, batch = tiny_model(VOCABULARY), constant_within_rows(1)
+    total, low, high = 0.0, 0, 0
     for n, length in enumerate(LENGTHS):
         logprobs = plain_logprobs(model, batch.tokens_NT[n, :length], batch.temperature)
-        whole = float(logprobs[batch.sampled_NT[n, 1:length]].sum())
-        total -= float(batch.advantages_N[n]) * whole
-    value, _ = rloo.loss(Rloo())(model, batch)
-    assert float(value) == pytest.approx(total / len(LENGTHS), abs=1e-5)
+        whole = float(logprobs[batch.trained_NT[n, 1:length]].sum())
+        ratio = math.exp(whole - float(batch.old_logprobs_NT[n].sum()))
+        advantage = float(batch.advantages_NT[n, batch.trained_NT[n]][0])
+        total -= min(ratio * advantage, min(max(ratio, 0.7), 1.2) * advantage)
+        low += ratio < 0.7 and advantage < 0
+        high += ratio > 1.2 and advantage > 0
+    config = Rloo(epsilon=0.3, epsilon_high=0.2)
+    value, metrics = rloo.loss(config, IN_REWARD)(model, batch)
+    assert float(value) == pytest.approx(total / len(LENGTHS), rel=1e-4)
+    assert metrics["clip_ratio/low_mean"].value == low / 12
+    assert metrics["clip_ratio/high_mean"].value == high / 12
+    assert metrics["clip_ratio/region_mean"].value == (low + high) / 12 > 0
 
 
 @torch.no_grad()
@@ -197,11 +241,21 @@ def test_parts_are_cut_to_their_longest_row_and_keep_the_denominators(size: int)
     parts = list(experience(2).parts(size))
     whole = experience(2)
     assert sum(len(part.tokens_NT) for part in parts) == len(LENGTHS)
-    assert sum(int(part.sampled_NT.sum()) for part in parts) == whole.num_sampled_tokens
+    assert sum(int(part.trained_NT.sum()) for part in parts) == whole.num_trained_tokens
     for part in parts:
         assert part.tokens_NT.shape[1] == int(part.lengths_N.max())
-        assert part.num_sampled_tokens == whole.num_sampled_tokens
+        assert part.num_trained_tokens == whole.num_trained_tokens
         assert (part.num_completions, part.temperature) == (12, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "groups"),
+    [(8, [8, 4], 4), (5, [4, 4, 4], 4), (4, [4] * 3, 4), (3, [2] * 6, 2), (1, [1] * 12, 1)],
+)
+def test_parts_are_whole_groups_or_even_shares_of_one(size, rows, groups) -> None:
+    parts = list(replace(experience(2), group_size=4).parts(size))
+    assert [len(part.tokens_NT) for part in parts] == rows
+    assert {part.group_size for part in parts} == {groups}
 
 
 def test_rankings_are_never_torn() -> None:

@@ -1,7 +1,8 @@
 """Exact KL and expected gradients against every completion that a tiny policy can write."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from crestline.training import grpo, rloo
-from crestline.training.algorithms import PAGES
-from crestline.training.batches import Experience, padded
-from crestline.training.evaluation import exact_kl
-from crestline.training.rl_configs import Grpo, Rloo
+from crestline.formulas.kl import ESTIMATORS
+from crestline.models.critic import Critic
+from crestline.training.algorithms import PAGES, experience_of
+from crestline.training.batches import padded
+from crestline.training.evaluation import exact_kl, exact_token_kl
+from crestline.training.experience import Rollout, token_rewards
+from crestline.training.rl_configs import (
+    Algorithm,
+    Grpo,
+    Kl,
+    Ppo,
+    Reinforce,
+    Rloo,
+    in_loss,
+    settled,
+)
+from crestline.training.surrogate import Surrogate
 from crestline.types import Completion
 
 
@@ -56,151 +69,308 @@ def test_exact_kl_to_itself_is_zero(tiny_model, every_completion) -> None:
     assert max(map(abs, kl)) < 1e-6
 
 
-def experience(
-    prompt: Sequence[int],
-    completions: Sequence[Sequence[int]],
-    old: Sequence[Tensor],
-    reference: Sequence[Tensor],
-    advantages: Tensor,
-    temperature: float = 1.0,
-) -> Experience:
-    """The batch that RL would make of these completions."""
-    tokens, lengths = padded([[*prompt, *completion] for completion in completions])
-    sampled = torch.zeros(tokens.shape, dtype=torch.bool)
-    logprobs, references = torch.zeros(tokens.shape), torch.zeros(tokens.shape)
-    for row, (mine, theirs) in enumerate(zip(old, reference, strict=True)):
-        place = slice(len(prompt), len(prompt) + len(mine))
-        sampled[row, place] = True
-        logprobs[row, place], references[row, place] = mine.detach(), theirs.detach()
-    return Experience(
-        tokens_NT=tokens,
-        lengths_N=lengths,
-        sampled_NT=sampled,
-        old_logprobs_NT=logprobs,
-        reference_logprobs_NT=references,
-        advantages_N=advantages,
-        num_sampled_tokens=int(sampled.sum()),
-        num_completions=len(completions),
-        temperature=temperature,
-    )
+class World:
+    """A policy, a reference and every completion of one prompt, each with a score."""
 
+    def __init__(self, policy: Any, reference: Any, every: Any, temperature: float = 1.0) -> None:
+        self.policy, self.reference, self.every = policy, reference, every
+        self.temperature = temperature
+        generator = torch.Generator().manual_seed(3)
+        self.scores = torch.randn(len(every.completions), generator=generator) + 2
+        with torch.no_grad():
+            self.sampled = self.logprobs(policy), self.logprobs(reference)
 
-def expected_gradient(
-    config: Rloo | Grpo,
-    policy: Any,
-    reference: Any,
-    every: Any,
-    scores: Tensor,
-    temperature: float = 1.0,
-) -> list[Tensor]:
-    """Mean gradient of the loss over all groups of two that the policy could sample."""
-    page = PAGES[type(config)]
-    with torch.no_grad():
-        own, other = every.logprobs(policy, temperature), every.logprobs(reference, temperature)
-    total = torch.zeros(())
-    for pair in itertools.product(range(len(own)), repeat=2):
-        kl = torch.stack([(own[n] - other[n]).sum() for n in pair])
-        rewards = page.rewards(config, scores[list(pair)], kl)
-        batch = experience(
-            every.prompt,
-            [every.completions[n] for n in pair],
-            [own[n] for n in pair],
-            [other[n] for n in pair],
-            page.advantages(config, rewards, 2),
-            temperature,
+    def logprobs(self, model: Any) -> list[Tensor]:
+        found: list[Tensor] = self.every.logprobs(model, self.temperature)
+        return found
+
+    def rollout(self, rows: Sequence[int], kl: Kl, values: Callable[..., Tensor] | None) -> Rollout:
+        """What RL would make of these completions; a completion that does not end ran out of room."""
+        prompt = self.every.prompt
+        completions = [self.every.completions[n] for n in rows]
+        tokens, lengths = padded([[*prompt, *completion] for completion in completions])
+        sampled = torch.zeros(tokens.shape, dtype=torch.bool)
+        own, other = torch.zeros(tokens.shape), torch.zeros(tokens.shape)
+        for found, every in zip((own, other), self.sampled, strict=True):
+            for row, n in enumerate(rows):
+                place = slice(len(prompt), len(prompt) + len(every[n]))
+                sampled[row, place] = True
+                found[row, place] = every[n]
+        charge = torch.zeros(tokens.shape)
+        if kl.kl_place == "reward" and kl.kl_estimator == "exact":
+            place = tokens, lengths, sampled
+            models = self.policy, self.reference
+            charge = exact_token_kl(*models, *place, temperature=self.temperature)[0]
+        elif kl.kl_place == "reward":
+            charge = ESTIMATORS[kl.kl_estimator](own, other)
+        return Rollout(
+            tokens_NT=tokens,
+            lengths_N=lengths,
+            sampled_NT=sampled,
+            old_logprobs_NT=own,
+            reference_logprobs_NT=other,
+            rewards_NT=token_rewards(self.scores[list(rows)], sampled, kl.beta * charge),
+            values_NT=values(tokens) * sampled if values else torch.zeros(tokens.shape),
+            truncated_N=torch.tensor([completion[-1] != 2 for completion in completions]),
+            group_size=len(rows),
         )
-        value, _ = page.loss(config)(policy, batch)
-        total = total + value * float(sum(own[n].sum() for n in pair).exp())
-    return list(torch.autograd.grad(total, list(policy.parameters())))
+
+    def loss(
+        self,
+        algorithm: Algorithm,
+        rows: Sequence[int],
+        kl: Kl | None = None,
+        values: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        """The algorithm's loss on a group of these completions, sampled by the policy as it is."""
+        kl = settled(kl or Kl(), algorithm)
+        rollout = self.rollout(rows, kl, values)
+        beta = kl.beta if in_loss(kl) else 0.0
+        batch = experience_of(
+            algorithm, rollout, beta=beta, temperature=self.temperature, max_completion_length=2
+        )
+        page = PAGES[type(algorithm)]
+        beside = [Critic(self.reference)] if page.returns else []
+        value: Tensor = page.loss(algorithm, Surrogate(kl, self.reference), *beside)(
+            self.policy, batch
+        )[0]
+        return value
+
+    def expected_gradient(self, algorithm: Algorithm, group: int, **changes: Any) -> list[Tensor]:
+        """Mean gradient of the loss over all groups that the policy could sample."""
+        own = torch.stack([row.sum() for row in self.sampled[0]])
+        total = torch.zeros(())
+        for rows in itertools.product(range(len(own)), repeat=group):
+            total = total + self.loss(algorithm, rows, **changes) * float(
+                own[list(rows)].sum().exp()
+            )
+        return self.gradient(total)
+
+    def gradient(self, value: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(value, list(self.policy.parameters())))
+
+    def gradient_of_objective(self, beta: float = 0.0) -> list[Tensor]:
+        """Of E[score] - beta KL(policy‖reference), summed over every completion."""
+        own = torch.stack([row.sum() for row in self.logprobs(self.policy)])
+        other = torch.stack([row.sum() for row in self.sampled[1]])
+        return self.gradient((own.exp() * (self.scores - beta * (own - other))).sum())
 
 
-def gradient_of_objective(
-    policy: Any, reference: Any, every: Any, scores: Tensor, beta: float, temperature: float = 1.0
-) -> list[Tensor]:
-    """Of E[score] - beta KL(policy‖reference), summed over every completion."""
-    own = torch.stack([row.sum() for row in every.logprobs(policy, temperature)])
-    with torch.no_grad():
-        other = torch.stack([row.sum() for row in every.logprobs(reference, temperature)])
-    objective = (own.exp() * (scores - beta * (own - other))).sum()
-    return list(torch.autograd.grad(objective, list(policy.parameters())))
+@pytest.fixture
+def world(tiny_model, every_completion) -> Callable[..., World]:
+    """(end, temperature): three tokens, at most two of them; end 2 ends early, None never."""
+
+    def build(end: int | None = 2, temperature: float = 1.0) -> World:
+        every = every_completion([1, 0], 3, 2, end=end)
+        return World(tiny_model(3, seed=1), tiny_model(3, seed=2), every, temperature)
+
+    return build
 
 
-def check_proportional(found: list[Tensor], exact: list[Tensor], factor: float) -> None:
+def check_proportional(
+    found: list[Tensor], exact: list[Tensor], factor: float, tolerance: float = 2e-6
+) -> None:
     for mine, theirs in zip(found, exact, strict=True):
-        torch.testing.assert_close(mine, factor * theirs, atol=2e-6, rtol=1e-3)
+        torch.testing.assert_close(mine, factor * theirs, atol=tolerance, rtol=1e-3)
     assert max(float(gradient.abs().max()) for gradient in exact) > 1e-2
 
 
-@pytest.mark.parametrize(("beta", "temperature"), [(0.0, 1.0), (0.3, 1.0), (0.3, 0.7)])
-def test_expected_rloo_gradient_is_the_exact_policy_gradient(
-    tiny_model, every_completion, beta, temperature
-) -> None:
-    policy, reference = tiny_model(3, seed=1), tiny_model(3, seed=2)
-    every = every_completion([1, 0], 3, 2, end=2)
-    scores = torch.randn(len(every.completions), generator=torch.Generator().manual_seed(3)) + 2
-    arguments = policy, reference, every, scores
-    found = expected_gradient(Rloo(beta=beta), *arguments, temperature)
-    exact = gradient_of_objective(*arguments, beta, temperature)
-    check_proportional(found, exact, -1.0)
+CHARGES = [
+    (Kl(), 1.0),
+    (Kl(beta=0.3), 1.0),
+    (Kl(beta=0.3), 0.7),
+    (Kl(beta=0.3, kl_estimator="exact"), 1.0),
+    (Kl(beta=0.3, kl_estimator="exact"), 0.7),
+]
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
-def test_expected_grpo_gradient_points_where_the_exact_one_does(
-    tiny_model, every_completion, loss_type
+@pytest.mark.parametrize(("kl", "temperature"), CHARGES)
+def test_expected_rloo_gradient_is_the_exact_policy_gradient(world, kl, temperature) -> None:
+    little = world(temperature=temperature)
+    found = little.expected_gradient(Rloo(), 2, kl=kl)
+    check_proportional(found, little.gradient_of_objective(kl.beta), -1.0)
+
+
+@pytest.mark.parametrize(("kl", "temperature"), CHARGES)
+def test_expected_reinforce_gradient_is_the_exact_policy_gradient(world, kl, temperature) -> None:
+    little = world(end=None, temperature=temperature)
+    found = little.expected_gradient(Reinforce(normalize_advantages=False), 1, kl=kl)
+    # it divides by the 2 tokens of each completion
+    check_proportional(found, little.gradient_of_objective(kl.beta), -1 / 2)
+
+
+def test_the_baseline_of_reinforce_shortens_the_gradient_and_nothing_else(world) -> None:
+    little, kl = world(end=None), Kl(beta=0.3)
+    algorithm = Reinforce(normalize_advantages=False, baseline="group")
+    found = little.expected_gradient(algorithm, 2, kl=kl)
+    check_proportional(found, little.gradient_of_objective(0.3), -(1 - 1 / 2) / 2)
+
+
+@pytest.mark.parametrize(("kl", "temperature"), CHARGES)
+@pytest.mark.parametrize("expects", [0.0, 5.0])
+def test_expected_ppo_gradient_is_the_exact_one_whatever_its_critic(
+    world, kl, temperature, expects
 ) -> None:
-    policy, reference = tiny_model(3, seed=1), tiny_model(3, seed=2)
-    every = every_completion([1, 0], 3, 2, end=None)
-    assert len(every.completions) == 9
-    scores = torch.randn(9, generator=torch.Generator().manual_seed(3)) + 2
-    arguments = policy, reference, every, scores
-    found = expected_gradient(Grpo(scale_rewards="none", loss_type=loss_type), *arguments)
+    little = world(end=None, temperature=temperature)
+
+    def values(tokens: Tensor) -> Tensor:
+        """Of the prompt and the tokens before; a critic cannot see the token itself."""
+        before = tokens.cumsum(1) - tokens
+        return expects * torch.sin(1.0 + before)
+
+    algorithm = Ppo(lam=1.0, normalize_advantages=False, vf_coef=1e-9)
+    found = little.expected_gradient(algorithm, 1, kl=kl, values=values)
+    check_proportional(found, little.gradient_of_objective(kl.beta), -1 / 2)
+
+
+def test_ppo_of_one_epoch_without_clipping_is_reinforce_with_a_baseline(world) -> None:
+    little, rows = world(), [0, 2, 5]
+
+    def values(tokens: Tensor) -> Tensor:
+        return 0.3 * torch.arange(tokens.shape[1]) - 0.1 * tokens.cumsum(1) + 0.1 * tokens
+
+    algorithm = Ppo(
+        num_iterations=1, lam=1.0, epsilon=1e9, epsilon_high=1e9, normalize_advantages=False
+    )
+    kl = Kl(beta=0.3)
+    found = little.gradient(little.loss(replace(algorithm, vf_coef=1e-9), rows, kl, values))
+    total, count = torch.zeros(()), 0
+    own, other = little.logprobs(little.policy), little.logprobs(little.reference)
+    for n in rows:
+        completion = little.every.completions[n]
+        for t in range(len(completion)):
+            seen = torch.tensor([[*little.every.prompt, *completion]])
+            value = float(values(seen)[0, 2 + t])
+            charged = float((own[n] - other[n])[t:].sum().detach())
+            advantage = float(little.scores[n]) - 0.3 * charged - value
+            total, count = total - advantage * own[n][t], count + 1
+    for mine, theirs in zip(found, little.gradient(total / count), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
+def test_expected_grpo_gradient_points_where_the_exact_one_does(world, loss_type) -> None:
+    little = world(end=None)
+    algorithm = Grpo(scale_rewards="none", loss_type=loss_type)
+    found = little.expected_gradient(algorithm, 2)
     # its baseline holds the completion itself: 1 - 1/G; it divides by the 2 tokens of each
-    check_proportional(found, gradient_of_objective(*arguments, 0.0), -(1 - 1 / 2) / 2)
+    check_proportional(found, little.gradient_of_objective(), -(1 - 1 / 2) / 2)
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
-@pytest.mark.parametrize("beta", [0.0, 0.5])
-def test_grpo_loss_by_hand(tiny_model, every_completion, loss_type, beta) -> None:
-    policy, sampler, reference = (tiny_model(4, seed=seed) for seed in (1, 2, 3))
-    every = every_completion([1], 4, 2, end=3)
-    rows = [0, 3, 7, 9]  # lengths 1 and 2
-    advantages = torch.tensor([1.0, -2.0, 0.5, -0.3])
-    with torch.no_grad():
-        new, old, other = (
-            [model_rows[n] for n in rows]
-            for model_rows in (every.logprobs(m) for m in (policy, sampler, reference))
+def direction_error(found: list[Tensor], exact: list[Tensor]) -> float:
+    """Sine of the angle between two gradients."""
+    first, second = (torch.cat([part.flatten() for part in side]) for side in (found, exact))
+    cosine = torch.nn.functional.cosine_similarity(first, second, dim=0)
+    return float((1 - cosine**2).clamp_min(0).sqrt())
+
+
+def test_only_dr_grpo_keeps_the_direction_where_lengths_differ(world) -> None:
+    little = world(end=2)
+    exact = little.gradient_of_objective()
+    errors = {
+        kind: direction_error(
+            little.expected_gradient(Grpo(scale_rewards="none", loss_type=kind), 2), exact
         )
-        batch = experience([1], [every.completions[n] for n in rows], old, other, advantages)
-        config = Grpo(beta=beta, epsilon=0.1, epsilon_high=0.3, loss_type=loss_type)
-        value, metrics = grpo.loss(config)(policy, batch)
-    tokens: list[list[float]] = []
-    clipped = 0
-    for mine, before, theirs, advantage in zip(new, old, other, advantages.tolist(), strict=True):
-        tokens.append([])
-        for p, q, r in zip(mine.tolist(), before.tolist(), theirs.tolist(), strict=True):
-            ratio = np.exp(p - q)
-            clipped += not 0.9 <= ratio <= 1.3
-            surrogate = min(ratio * advantage, min(max(ratio, 0.9), 1.3) * advantage)
-            tokens[-1].append(-surrogate + beta * (np.exp(r - p) - 1 - (r - p)))
-    of_tokens = sum(map(sum, tokens)) / sum(map(len, tokens))
-    of_completions = float(np.mean([np.mean(row) for row in tokens]))
-    assert abs(of_tokens - of_completions) > 0.01
-    expected = of_tokens if loss_type == "dapo" else of_completions
-    assert float(value) == pytest.approx(expected, abs=1e-5)
-    count = sum(map(len, tokens))
-    assert metrics["clip_ratio/region_mean"].value == pytest.approx(clipped / count)
-    assert 0 < clipped < count
+        for kind in ("dapo", "grpo", "bnpo", "dr_grpo")
+    }
+    assert errors["dr_grpo"] < 1e-3
+    assert min(errors[kind] for kind in ("dapo", "grpo", "bnpo")) > 0.02
+    found = little.expected_gradient(Grpo(scale_rewards="none", loss_type="dr_grpo"), 2)
+    check_proportional(found, exact, -(1 - 1 / 2) / 2)  # max_completion_length is 2
 
 
-def test_grpo_standardises_unless_told_not_to() -> None:
-    rewards = torch.tensor([0.0, 4.0])
-    assert grpo.advantages(Grpo(scale_rewards="none"), rewards, 2).tolist() == [-2.0, 2.0]
-    scaled = grpo.advantages(Grpo(), rewards, 2)
-    assert scaled.tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-4)
-    assert grpo.rewards(Grpo(beta=9.0), rewards, rewards).tolist() == [0.0, 4.0]
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_scaled_rewards_weigh_a_pair_by_its_order_alone(world, scale) -> None:
+    """With two completions, standardised advantages are ±1/√2: the exact gradient of how often the better wins."""
+    little = world(end=None)
+    found = little.expected_gradient(Grpo(scale_rewards=scale), 2)
+    own = torch.stack([row.sum() for row in little.logprobs(little.policy)]).exp()
+    with torch.no_grad():
+        fixed = own.clone()
+    better = torch.sign(little.scores[:, None] - little.scores[None])
+    wins = (own[:, None] * fixed[None] * better).sum()
+    # within the 1e-4 that is added to a deviation
+    check_proportional(found, little.gradient(wins), -(0.5**0.5) / 2, tolerance=2e-4)
 
 
-def test_rloo_charges_kl_in_the_reward() -> None:
-    found = rloo.rewards(Rloo(beta=0.5), torch.tensor([1.0, 2.0]), torch.tensor([4.0, -2.0]))
-    assert found.tolist() == [-1.0, 3.0]
-    assert rloo.advantages(Rloo(), found, 2).tolist() == [-4.0, 4.0]
+def test_truncated_completions_leave_the_loss_and_stay_in_the_mean(world) -> None:
+    little = world(end=2)
+    rows = [0, 2, 3]  # the ending ones are 0 and those that end with 2
+    ended = [little.every.completions[n][-1] == 2 for n in rows]
+    assert any(ended) and not all(ended)
+    config = Grpo(scale_rewards="none", loss_type="dr_grpo", mask_truncated_completions=True)
+    found = little.gradient(little.loss(config, rows))
+    scores = little.scores[rows]
+    total = torch.zeros(())
+    for n, advantage, keeps in zip(rows, scores - scores.mean(), ended, strict=True):
+        if keeps:
+            total = total - advantage * little.logprobs(little.policy)[n].sum()
+    for mine, theirs in zip(found, little.gradient(total / (3 * 2)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+def gradient_of_state_kl(little: World, *, forward: bool) -> list[Tensor]:
+    """Of the mean over the policy's samples of the KL at each of their states, states held fixed."""
+    own = little.logprobs(little.policy)
+    with torch.no_grad():
+        weights = [float(row.sum().exp()) for row in own]
+    total = torch.zeros(())
+    for weight, completion in zip(weights, little.every.completions, strict=True):
+        ids = torch.tensor([[*little.every.prompt, *completion]])
+        start = len(little.every.prompt) - 1
+        mine = (little.policy(ids).logits[0, start:-1] / little.temperature).log_softmax(-1)
+        with torch.no_grad():
+            theirs = (little.reference(ids).logits[0, start:-1] / little.temperature).log_softmax(
+                -1
+            )
+        pair = (theirs, mine) if forward else (mine, theirs)
+        total = total + weight * (pair[0].exp() * (pair[0] - pair[1])).sum()
+    return little.gradient(total)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(
+    ("estimator", "forward"), [("k2", False), ("exact", False), ("k3", True)], ids=str
+)
+def test_expected_gradients_of_kl_in_the_loss(world, estimator, forward, temperature) -> None:
+    little = world(end=None, temperature=temperature)
+    algorithm = Reinforce(normalize_advantages=False)
+    plain = little.expected_gradient(algorithm, 1)
+    kl = Kl(beta=1.0, kl_estimator=estimator, kl_place="loss")
+    charged = little.expected_gradient(algorithm, 1, kl=kl)
+    found = [mine - theirs for mine, theirs in zip(charged, plain, strict=True)]
+    check_proportional(found, gradient_of_state_kl(little, forward=forward), 1 / 2)
+
+
+def test_k1_has_no_gradient_in_the_loss(world) -> None:
+    little = world(end=None)
+    own, other = (little.logprobs(model) for model in (little.policy, little.reference))
+    weights = [float(row.sum().exp().detach()) for row in own]
+    k1 = sum(
+        weight * (mine - theirs.detach()).sum()
+        for weight, mine, theirs in zip(weights, own, other, strict=True)
+    )
+    assert max(float(gradient.abs().max()) for gradient in little.gradient(k1)) < 1e-6
+    with pytest.raises(ValueError, match="zero on average"):
+        Kl(kl_estimator="k1", kl_place="loss")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_means_of_the_estimators(world, temperature) -> None:
+    little = world(temperature=temperature)
+    own, other = (little.logprobs(model) for model in (little.policy, little.reference))
+    weights = torch.stack([row.sum() for row in own]).exp()
+    exact = float(sum(w * (a - b).sum() for w, a, b in zip(weights, own, other, strict=True)))
+    means = {
+        name: float(sum(w * k(a, b).sum() for w, a, b in zip(weights, own, other, strict=True)))
+        for name, k in ESTIMATORS.items()
+    }
+    kl = Kl(beta=1.0, kl_estimator="exact", kl_place="reward")
+    rollout = little.rollout(range(len(own)), kl, None)
+    charged = little.scores - rollout.rewards_N
+    assert exact > 0.1
+    assert float(weights @ charged) == pytest.approx(exact, abs=1e-5)
+    assert means["k1"] == pytest.approx(exact, abs=1e-5)
+    assert means["k3"] == pytest.approx(exact, abs=1e-5)
+    assert abs(means["k2"] - exact) > 1e-2

@@ -21,12 +21,26 @@ from crestline.training.configs import Optimization, SftConfig
 from crestline.training.reward import reward
 from crestline.training.reward_configs import RewardConfig, Splits
 from crestline.training.rl import rl
-from crestline.training.rl_configs import Checkpointing, Grpo, RlConfig, Rloo
+from crestline.training.rl_configs import (
+    Checkpointing,
+    Grpo,
+    Kl,
+    Ppo,
+    Reinforce,
+    RlConfig,
+    Rloo,
+)
 from crestline.training.sft import sft
 from crestline.types import BadInput
 
 Config = SftConfig | RewardConfig | RlConfig
 VERBS: dict[type, Callable[..., Path]] = {SftConfig: sft, RewardConfig: reward, RlConfig: rl}
+ALGORITHMS = {
+    "rloo": Rloo(),
+    "grpo": Grpo(num_iterations=2),
+    "ppo": Ppo(num_iterations=2, num_mini_batches=2),
+    "reinforce": Reinforce(),
+}
 UPDATES = 8
 
 
@@ -64,7 +78,8 @@ def settings(verb: str, task: Path) -> Config:
         num_generations=3,
         max_completion_length=6,
         checkpoints=Checkpointing(distance_step=0.05, num_eval_prompts=4),
-        algorithm=Grpo(beta=0.05) if verb == "grpo" else Rloo(),
+        algorithm=ALGORITHMS[verb],
+        kl=Kl(beta=0.0 if verb == "rloo" else 0.05, kl_target=0.2 if verb == "ppo" else 0.0),
         optimization=optimization,
         **common,
     )
@@ -119,7 +134,7 @@ def whole(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return of
 
 
-@pytest.mark.parametrize("verb", ["sft", "reward", "rloo", "grpo"])
+@pytest.mark.parametrize("verb", ["sft", "reward", *ALGORITHMS])
 def test_the_run_is_worth_comparing(verb: str, whole) -> None:
     folder = whole(verb)
     files = files_of(folder)
@@ -128,14 +143,15 @@ def test_the_run_is_worth_comparing(verb: str, whole) -> None:
     assert "checkpoint-8/optimizer.safetensors" in files
     if verb == "reward":
         assert "evaluation.json" in files
-    if verb in ("rloo", "grpo"):
-        assert len(list((folder / "completions").iterdir())) == UPDATES
+    if verb in ALGORITHMS:
+        uses = {"grpo": 2, "ppo": 4}.get(verb, 1)
+        assert len(list((folder / "completions").iterdir())) == UPDATES // uses
         kept = [row["update"] for row in read_jsonl(folder / "checkpoints.jsonl")]
-        assert len(kept) > 2 and kept != list(range(UPDATES + 1))
+        assert len(kept) > (1 if uses > 1 else 2) and kept != list(range(UPDATES + 1))
 
 
 @pytest.mark.parametrize("stops", [(1, 3, 5), (4, 6, 7, 8)], ids=str)
-@pytest.mark.parametrize("verb", ["sft", "reward", "rloo", "grpo"])
+@pytest.mark.parametrize("verb", ["sft", "reward", *ALGORITHMS])
 def test_killed_between_updates(verb: str, stops, task, whole, tmp_path: Path) -> None:
     config = settings(verb, task)
     for stop in stops:

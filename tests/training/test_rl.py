@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,25 @@ import torch
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.reward import load_reward_model
 from crestline.models.sampler import PolicySampler
+from crestline.rewards.scores import LearnedReward
 from crestline.runs.checkpoints import list_checkpoints
 from crestline.runs.files import read_json, read_jsonl
 from crestline.runs.tables import read_table
 from crestline.training.configs import Optimization
 from crestline.training.evaluation import distinct_2, evaluate, exact_kl
-from crestline.training.rl import DistanceGrid, prompt_column, rl, split_prompts, summary
-from crestline.training.rl_configs import Checkpointing, Grpo, RlConfig, Rloo
+from crestline.training.grid import DistanceGrid
+from crestline.training.rl import rl, split_prompts
+from crestline.training.rl_configs import (
+    Algorithm,
+    Checkpointing,
+    Grpo,
+    Kl,
+    Ppo,
+    Reinforce,
+    RlConfig,
+    Rloo,
+)
+from crestline.training.rollouts import prompt_column, summary
 from crestline.training.seeds import stream
 from crestline.types import BadInput, Completion
 
@@ -36,7 +49,7 @@ def settings(task: Path, **changes: Any) -> RlConfig:
         "max_completion_length": 6,
         "temperature": 0.8,
         "checkpoints": Checkpointing(distance_step=0.2, num_eval_prompts=4),
-        "algorithm": Rloo(beta=0.02),
+        "kl": Kl(beta=0.02),
         "optimization": Optimization(
             learning_rate=1e-2, lr_scheduler_type="constant", save_updates=2, dtype="float32"
         ),
@@ -115,21 +128,23 @@ def test_a_checkpoint_read_back_says_and_measures_the_same(finished, lines, task
     _, held = split_prompts(config)
     rows = read_table(finished / "evaluations" / f"evaluation_{update:05d}.parquet")
     judge = load_reward_model(task / "judge")
-    raw = judge.score(held, rows["completion"])
+    texts = [prompt.text for prompt in held]
+    raw = judge.score(texts, rows["completion"])
     np.testing.assert_allclose(rows["score"], raw, atol=1e-5)
     mean = read_json(task / "judge" / "config.json")["crestline"]["mean"]
     by_hand = [1 / (1 + math.exp(-(value - mean) / 1.5)) for value in raw]
     np.testing.assert_allclose(rows["calibrated"], by_hand, atol=1e-5)
     seeds = [stream(0, "evaluate", n) for n in range(4)]  # the same at every checkpoint
-    found = evaluate(policy, reference, sampler, judge, held, seeds, micro_batch_size=3)
+    reward = LearnedReward(judge)
+    found = evaluate(policy, reference, sampler, reward, held, seeds, micro_batch_size=3)
     assert found.rows["completion"] == rows["completion"]
     np.testing.assert_allclose(found.rows["kl"], rows["kl"], atol=1e-4)
     # KL of what is sampled: at the temperature of sampling
-    completions = sampler.sample(held, seeds)
-    kl, _ = exact_kl(policy, reference, sampler.encode(held), completions, 9, temperature=0.8)
+    completions, encoded = sampler.sample(texts, seeds), sampler.encode(texts)
+    kl, _ = exact_kl(policy, reference, encoded, completions, 9, temperature=0.8)
     np.testing.assert_allclose(found.rows["kl"], kl, atol=1e-5)
     assert found.summary["kl"] != pytest.approx(
-        np.mean(exact_kl(policy, reference, sampler.encode(held), completions, 9)[0]), rel=1e-3
+        np.mean(exact_kl(policy, reference, encoded, completions, 9)[0]), rel=1e-3
     )
 
 
@@ -166,12 +181,17 @@ def test_completions_are_what_the_update_trained_on(finished: Path, task: Path) 
     assert metrics["entropy"] == pytest.approx(entropy, abs=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", [Rloo(), Grpo()], ids=["rloo", "grpo"])
-def test_the_proxy_rises(algorithm: Rloo | Grpo, task: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "algorithm",
+    [Rloo(), Grpo(), Ppo(num_iterations=2), Reinforce()],
+    ids=["rloo", "grpo", "ppo", "reinforce"],
+)
+def test_the_proxy_rises(algorithm: Algorithm, task: Path, tmp_path: Path) -> None:
     config = settings(
         task,
         output_dir=str(tmp_path / "run"),
         algorithm=algorithm,
+        num_updates=28 if isinstance(algorithm, Ppo) else 14,
         num_generations=8,
         temperature=1.0,
         checkpoints=Checkpointing(distance_step=9.0, num_eval_prompts=4),
@@ -179,7 +199,8 @@ def test_the_proxy_rises(algorithm: Rloo | Grpo, task: Path, tmp_path: Path) -> 
             learning_rate=3e-2, lr_scheduler_type="constant", dtype="float32"
         ),
     )
-    scores = [row["objective/scores"] for row in read_jsonl(rl(config) / "metrics.jsonl")]
+    rows = read_jsonl(rl(config) / "metrics.jsonl")
+    scores = [row["objective/scores"] for row in rows if "objective/scores" in row]
     assert np.mean(scores[-4:]) > np.mean(scores[:3]) + 0.05
 
 
@@ -191,7 +212,7 @@ def test_the_shipped_model_is_the_last_checkpoint(finished: Path) -> None:
 
 
 def test_without_beta_the_reference_is_asked_now_and_then(task: Path, tmp_path: Path) -> None:
-    config = settings(task, output_dir=str(tmp_path / "run"), algorithm=Rloo(), num_updates=6)
+    config = settings(task, output_dir=str(tmp_path / "run"), kl=Kl(), num_updates=6)
     metrics = read_jsonl(rl(config) / "metrics.jsonl")
     looked = ["kl" in row for row in metrics]
     assert looked[0] and 1 < sum(looked) < 6
@@ -201,7 +222,11 @@ def test_without_beta_the_reference_is_asked_now_and_then(task: Path, tmp_path: 
 
 def test_grpo_with_beta_charges_kl_in_the_loss(task: Path, tmp_path: Path) -> None:
     config = settings(
-        task, output_dir=str(tmp_path / "run"), algorithm=Grpo(beta=0.1), num_updates=4
+        task,
+        output_dir=str(tmp_path / "run"),
+        algorithm=Grpo(),
+        kl=Kl(beta=0.1),
+        num_updates=4,
     )
     metrics = read_jsonl(rl(config) / "metrics.jsonl")
     assert all("kl" in row and "clip_ratio/region_mean" in row for row in metrics)
@@ -212,13 +237,23 @@ def test_grpo_with_beta_charges_kl_in_the_loss(task: Path, tmp_path: Path) -> No
 class Diary(DistanceGrid):
     """A grid that notes when it would have measured."""
 
-    def measure(self, update: int) -> None:
-        self.measured = [*getattr(self, "measured", []), update]
+    measured: list[int]
+    distance = 0.0
+
+    def measure(self, update: int) -> float:
+        self.measured.append(update)
+        return self.distance
 
 
-def diary(kl: list[float | None], num_updates: int = 99, **changes: Any) -> Diary:
-    config = Checkpointing(**({"distance_step": 0.5} | changes))
-    grid = Diary(config, source=None, prompts=[], num_updates=num_updates)  # type: ignore[arg-type]
+def diary(
+    kl: list[float | None], num_updates: int = 99, max_distance: float = 0.0, **changes: Any
+) -> Diary:
+    config = RlConfig(
+        num_updates=num_updates,
+        kl=Kl(max_distance=max_distance),
+        checkpoints=Checkpointing(**({"distance_step": 0.5} | changes)),
+    )
+    grid = Diary(config, folder=None, cast=None, prompts=[])  # type: ignore[arg-type]
     grid.measured = []
     for update, value in enumerate(kl, 1):
         kept = grid.after_update(update, {} if value is None else {"kl": value})
@@ -286,8 +321,9 @@ def test_the_same_prompt_twice_is_held_out_twice(task: Path, tmp_path: Path) -> 
     rows = [{"prompt": text} for text in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]] * 3
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     train, held = split_prompts(settings(task, dataset_name=str(tmp_path / "prompts.jsonl")))
-    assert len(held) == len(set(held)) == 2
-    assert len(train) == 24 and not set(train) & set(held)
+    texts = [{prompt.text for prompt in side} for side in (train, held)]
+    assert len(held) == len(texts[1]) == 2
+    assert len(train) == 24 and not texts[0] & texts[1]
 
 
 def test_too_few_prompts_are_refused(task: Path, tmp_path: Path) -> None:
@@ -321,6 +357,7 @@ def test_summary_and_distinct_2_by_hand() -> None:
         "reward_std": pytest.approx(2**0.5 / 2),
         "frac_reward_zero_std": 0.5,
         "objective/scores": 0.5,
+        "entropy": 1.0,
         "completions/mean_length": 2.0,
         "completions/clipped_ratio": 0.25,
         "num_tokens": 8.0,
@@ -333,3 +370,87 @@ def test_prompt_column() -> None:
     assert prompt_column("text") == "text"
     assert json.loads(prompt_column(CHAT)) == CHAT
     assert "ü" in prompt_column([{"role": "user", "content": "ü"}])
+
+
+def test_the_budget_ends_training_where_estimate_or_measure_reaches_it() -> None:
+    kl = [d**2 for d in (0.1, 0.2, 0.2, 0.9, 1.1, 1.1)]
+    spent = diary(kl[:6], max_distance=1.0, distance_step=9.0)
+    assert spent.measured == [6] and spent.is_done  # the median of three is 1.1
+    far = diary(kl[:5], max_distance=1.0, distance_step=9.0)
+    assert far.measured == [] and not far.is_done
+    measured = diary([], max_distance=1.0, distance_step=0.5)
+    measured.distance = 1.2
+    for update in (1, 2, 3):
+        measured.after_update(update, {"kl": 0.64})
+    assert measured.measured == [1] and measured.is_done
+    again = diary([], max_distance=1.0)
+    again.load(json.loads(json.dumps(measured.state())))
+    assert again.is_done
+
+
+def test_training_stops_at_the_budget_and_stays_stopped(task: Path, tmp_path: Path) -> None:
+    config = settings(
+        task,
+        output_dir=str(tmp_path / "run"),
+        num_updates=60,
+        kl=Kl(max_distance=0.5),
+        checkpoints=Checkpointing(distance_step=9.0, num_eval_prompts=4),
+    )
+    folder = rl(config)
+    lines = read_jsonl(folder / "checkpoints.jsonl")
+    last = lines[-1]["update"]
+    assert [line["update"] for line in lines] == [0, last] and last < 60
+    assert 0.3 < lines[-1]["distance"] < 1.0
+    shutil.rmtree(folder / "model")  # killed before it shipped
+    rl(config)
+    assert len(read_jsonl(folder / "metrics.jsonl")) == last
+    assert load_policy(folder / "model").config.hidden_size == 32
+
+
+def test_beta_follows_kl_towards_its_target(task: Path, tmp_path: Path) -> None:
+    config = settings(
+        task, output_dir=str(tmp_path / "run"), num_updates=6, kl=Kl(beta=0.5, kl_target=1e-3)
+    )
+    metrics = read_jsonl(rl(config) / "metrics.jsonl")
+    expected = 0.5
+    for row in metrics:
+        assert row["beta"] == pytest.approx(expected)
+        expected *= 1 + 0.1 * min(max(row["kl"] / 1e-3 - 1, -0.2), 0.2)
+    assert expected != pytest.approx(0.5, rel=1e-4)
+    rows = read_table(tmp_path / "run/completions/completions_00004.parquet")
+    charged = np.mean(np.array(rows["score"]) - np.array(rows["reward"]))
+    assert charged == pytest.approx(metrics[3]["beta"] * metrics[3]["kl"], abs=1e-4)
+
+
+def test_exact_kl_in_the_reward_is_what_the_metric_says(task: Path, tmp_path: Path) -> None:
+    config = settings(
+        task,
+        output_dir=str(tmp_path / "run"),
+        num_updates=5,
+        kl=Kl(beta=0.2, kl_estimator="exact"),
+    )
+    metrics = read_jsonl(rl(config) / "metrics.jsonl")
+    assert metrics[-1]["kl"] > metrics[0]["kl"] >= 0
+    rows = read_table(tmp_path / "run/completions/completions_00005.parquet")
+    charged = np.array(rows["score"]) - np.array(rows["reward"])
+    assert charged.min() >= -1e-6  # an exact KL is never negative, a k1 is
+    assert charged.mean() == pytest.approx(0.2 * metrics[-1]["kl"], abs=1e-5)
+
+
+def test_a_critic_learns_and_has_its_own_rate(task: Path, tmp_path: Path) -> None:
+    algorithm = Ppo(num_iterations=2, num_mini_batches=2, critic_learning_rate=2e-2)
+    config = settings(
+        task,
+        output_dir=str(tmp_path / "run"),
+        num_updates=40,
+        algorithm=algorithm,
+        optimization=Optimization(learning_rate=1e-5, lr_scheduler_type="constant"),
+    )
+    metrics = read_jsonl(rl(config) / "metrics.jsonl")
+    assert ["reward" in row for row in metrics[:8]] == [True, False, False, False] * 2
+    errors = [row["loss/value_avg"] for row in metrics]
+    assert np.mean(errors[-8:]) < 0.7 * np.mean(errors[:4])
+    assert metrics[0]["critic_grad_norm"] > 0
+    config = settings(task, algorithm=Ppo(critic_model_name_or_path=str(tmp_path / "no")))
+    with pytest.raises(BadInput, match="no does not exist"):
+        rl(replace(config, output_dir=str(tmp_path / "other")))

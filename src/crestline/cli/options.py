@@ -127,9 +127,11 @@ def _of_member(option: Option, name: str) -> Option:
 
 
 def _joined(first: Option, second: Option) -> Option:
-    return replace(
-        first, members=first.members + second.members, help=f"{first.help} {second.help}"
-    )
+    """One flag of two members; what is the same for both is told once."""
+    names, _, text = first.help.partition(": ")
+    name, _, other = second.help.partition(": ")
+    told = f"{names}, {name}: {text}" if text == other else f"{first.help} {second.help}"
+    return replace(first, members=first.members + second.members, help=told)
 
 
 def _hidden(option: Option) -> Option:

@@ -234,6 +234,7 @@ def facts_of(run_folder: Path) -> dict[str, Any]:
     run = read_run(folder)
     algorithm = run.rl_config.get("algorithm")
     method = algorithm if isinstance(algorithm, Mapping) else {"name": algorithm}
+    kl = run.rl_config.get("kl")
     optimization = run.rl_config.get("optimization")
     steps = optimization if isinstance(optimization, Mapping) else {}
     accuracy = {
@@ -246,7 +247,7 @@ def facts_of(run_folder: Path) -> dict[str, Any]:
         "base_model": _base_model(folder, run),
         "num_updates": run.last_update,
         "algorithm": method.get("name"),
-        "beta": method.get("beta"),
+        "beta": kl.get("beta") if isinstance(kl, Mapping) else method.get("beta"),
         "learning_rate": steps.get("learning_rate"),
         "num_rankings": run.labels.num_rankings,
         "rankings_answered_by": run.labels.rankings_answered_by or None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -81,36 +81,57 @@ class RankingBatch:
 
 @dataclass(frozen=True)
 class Experience:
-    """Sampled completions with advantages: what RL trains on.
+    """Sampled completions with advantages: what RL trains on. Rows of a group are neighbours.
 
-    sampled_NT: True where the policy chose the token at this place, the end token included.
-    old_logprobs_NT: log-probability of that token when it was sampled; 0 elsewhere.
-    reference_logprobs_NT: the same under the reference.
-    temperature: what the logits were divided by when sampling.
+    trained_NT: True where a token counts: the policy chose it, the end token included, and its completion is not
+    masked. old_logprobs_NT: log-probability of that token when it was sampled; 0 elsewhere.
+    reference_logprobs_NT: the same under the reference. advantages_NT: of that token.
+    num_trained_tokens, num_completions: of this update; mean_trained_tokens: mean over the updates that share a set of
+    samples. max_completion_length: tokens that a completion could have had.
+    beta: weight of KL in the loss. temperature: what the logits were divided by when sampling.
+    group_size: so many neighbouring rows answer the same prompt, which is then read once.
     """
 
     tokens_NT: Tensor
     lengths_N: Tensor
-    sampled_NT: Tensor
+    trained_NT: Tensor
     old_logprobs_NT: Tensor
     reference_logprobs_NT: Tensor
-    advantages_N: Tensor
-    num_sampled_tokens: int
+    advantages_NT: Tensor
+    num_trained_tokens: int
+    mean_trained_tokens: float
     num_completions: int
+    max_completion_length: int
+    beta: float = 0.0
     temperature: float = 1.0
+    group_size: int = 1
 
-    def parts(self, size: int) -> Iterator[Experience]:
-        for rows in row_slices(len(self.tokens_NT), size):
-            longest = int(self.lengths_N[rows].max())
-            yield replace(
-                self,
-                tokens_NT=self.tokens_NT[rows, :longest],
-                lengths_N=self.lengths_N[rows],
-                sampled_NT=self.sampled_NT[rows, :longest],
-                old_logprobs_NT=self.old_logprobs_NT[rows, :longest],
-                reference_logprobs_NT=self.reference_logprobs_NT[rows, :longest],
-                advantages_N=self.advantages_N[rows],
-            )
+    def parts(self, size: int) -> Iterator[Self]:
+        """Whole groups, or even shares of a group where a group is more than `size`."""
+        shares = (n for n in range(1, self.group_size + 1) if self.group_size % n == 0)
+        shared = max(n for n in shares if n <= size)
+        for rows in row_slices(len(self.tokens_NT), size // shared * shared):
+            yield replace(self.rows(rows), group_size=shared)
+
+    def rows(self, rows: slice | Tensor) -> Self:
+        """Some of the rows, cut to the longest of them; the denominators stay those of the whole."""
+        longest = int(self.lengths_N[rows].max())
+        tensors = {name: v[rows] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        cut: dict[str, Any] = {
+            n: v[:, :longest] if n.endswith("_NT") else v for n, v in tensors.items()
+        }
+        return replace(self, **cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticExperience(Experience):
+    """Experience with what a critic needs, in reward units.
+
+    values_NT: what it expected before each token when sampled. returns_NT: what it should have expected.
+    """
+
+    values_NT: Tensor
+    returns_NT: Tensor
 
 
 def row_slices(count: int, size: int) -> Iterator[slice]:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from crestline.formulas.kl import entropy, kl_exact
 from crestline.models.policy import logits_in_parts
-from crestline.models.reward import RewardModel
 from crestline.models.sampler import PolicySampler
+from crestline.rewards.scores import Reward
 from crestline.training.batches import padded, row_slices
-from crestline.types import Completion, PromptText
+from crestline.types import Completion, Prompt
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,16 @@ def evaluate(
     policy: Any,
     reference: Any,
     sampler: PolicySampler,
-    reward_model: RewardModel,
-    prompts: Sequence[PromptText],
+    reward: Reward,
+    prompts: Sequence[Prompt],
     seeds: Sequence[int],
     *,
     micro_batch_size: int,
 ) -> Evaluation:
     """Answer the held-out prompts and measure distance and score. KL in nats, scores calibrated to [0, 1]."""
-    completions = sampler.sample(prompts, seeds)
-    encoded = sampler.encode(prompts)
+    texts = [prompt.text for prompt in prompts]
+    completions = sampler.sample(texts, seeds)
+    encoded = sampler.encode(texts)
     kl_N, entropy_N = exact_kl(
         policy,
         reference,
@@ -51,8 +53,8 @@ def evaluate(
         micro_batch_size,
         temperature=sampler.temperature,
     )
-    raw = reward_model.score(prompts, [completion.text for completion in completions])
-    calibrated = [reward_model.calibration.score(value) for value in raw]
+    raw = reward.score(prompts, [completion.text for completion in completions]).raw
+    calibrated = [reward.calibration.score(value) for value in raw]
     lengths = [len(completion.tokens) for completion in completions]
     rows: dict[str, list[Any]] = {
         "prompt_index": list(range(len(prompts))),
@@ -107,16 +109,38 @@ def exact_kl(
         place_NT = torch.arange(tokens_NT.shape[1])[None]
         sampled_NT = (place_NT >= first_N[:, None]) & (place_NT < lengths_N[:, None])
         asked = (tokens_NT.to(device), lengths_N.to(device), sampled_NT.to(device))
-        kl_S, entropy_S = [], []
-        for policy_SV, reference_SV in zip(
-            logits_in_parts(policy, *asked), logits_in_parts(reference, *asked), strict=True
-        ):
-            kl_S.append(kl_exact(policy_SV / temperature, reference_SV / temperature))
-            entropy_S.append(entropy(policy_SV / temperature))
-        for values, found in ((kl_S, kl_N), (entropy_S, entropy_N)):
-            values_NT = torch.zeros(sampled_NT.shape, device=device)
-            found += values_NT.masked_scatter(asked[2], torch.cat(values)).sum(1).tolist()
+        kl_NT, entropy_NT = exact_token_kl(policy, reference, *asked, temperature=temperature)
+        kl_N += kl_NT.sum(1).tolist()
+        entropy_N += entropy_NT.sum(1).tolist()
     return kl_N, entropy_N
+
+
+@torch.no_grad()
+def exact_token_kl(
+    policy: Any,
+    reference: Any,
+    tokens_NT: Tensor,
+    lengths_N: Tensor,
+    sampled_NT: Tensor,
+    *,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """KL(policy‖reference) and entropy of the distributions that each sampled token came from, nats, [N, T] each.
+
+    tokens_NT: padded on the right; lengths_N: real tokens; sampled_NT: True at the tokens asked about.
+    """
+    kl_S, entropy_S = [], []
+    asked = tokens_NT, lengths_N, sampled_NT
+    for policy_SV, reference_SV in zip(
+        logits_in_parts(policy, *asked), logits_in_parts(reference, *asked), strict=True
+    ):
+        kl_S.append(kl_exact(policy_SV / temperature, reference_SV / temperature))
+        entropy_S.append(entropy(policy_SV / temperature))
+    blank_NT = torch.zeros(sampled_NT.shape, device=tokens_NT.device)
+    return (
+        blank_NT.masked_scatter(sampled_NT, torch.cat(kl_S)),
+        blank_NT.masked_scatter(sampled_NT, torch.cat(entropy_S)),
+    )
 
 
 def distinct_2(texts: Sequence[str]) -> float:

@@ -1,8 +1,8 @@
 """The one loop of every stage, and exact resume.
 
 A stage is a source of batches and a loss. The source gives the batch of any update as a function of the seed, the
-update and the current weights; so a checkpoint is weights, optimiser and the update's number, and a run that was
-killed goes on to the same bits.
+update, the current weights and what it keeps; so a checkpoint is weights, optimiser, the update's number and what
+source and hook keep, and a run that was killed goes on to the same bits.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from crestline.models.load import save_model
 from crestline.runs.checkpoints import (
@@ -30,6 +31,9 @@ from crestline.training.learner import Learner, Loss
 from crestline.training.seeds import stream
 from crestline.types import BadInput
 
+STATE_FILE = "state.safetensors"
+"""Tensors that source and hook keep, in a checkpoint."""
+
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called after every update with (update, number of updates, metrics)."""
 
@@ -42,16 +46,29 @@ class Source(Protocol):
         ...
 
 
-class AfterUpdate(Protocol):
-    """Looks at the model after every update; its state travels in the checkpoints."""
+class Keeper(Protocol):
+    """What has a state that later updates depend on; it travels in the checkpoints."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors by name."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; tensors come back on the CPU."""
+        ...
+
+
+class AfterUpdate(Keeper, Protocol):
+    """Looks at the model after every update."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether training should end here, before its number of updates."""
+        ...
 
     def after_update(self, update: int, metrics: Mapping[str, float]) -> bool:
         """True keeps this checkpoint for good."""
         ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def load(self, state: dict[str, Any]) -> None: ...
 
 
 def silent(update: int, num_updates: int, metrics: Mapping[str, float]) -> None:
@@ -67,17 +84,22 @@ def fit(
     *,
     seed: int,
     hook: AfterUpdate | None = None,
+    keepers: Mapping[str, Keeper] | None = None,
     on_weights: Callable[[], None] | None = None,
     progress: Progress = silent,
 ) -> None:
     """Run the updates that are left, from the latest checkpoint; leaves the final one as a checkpoint.
 
+    keepers: what besides weights, optimiser and hook travels in the checkpoints, by name.
     on_weights: called whenever the weights have changed. Raises Paused if an update is not finite.
     """
-    start = resume(folder, learner, hook)
+    kept = {**(keepers or {}), **({"hook": hook} if hook else {})}
+    start = resume(folder, learner, kept)
     if on_weights:
         on_weights()
     for update in range(start + 1, learner.num_updates + 1):
+        if hook and hook.is_done:
+            break
         began = time.perf_counter()
         torch.manual_seed(stream(seed, "update", update))
         batch, made = source.batch(update)
@@ -87,13 +109,13 @@ def fit(
         metrics["step_seconds"] = round(time.perf_counter() - began, 4)
         folder.append_metrics({"update": update, **metrics})
         keep = hook.after_update(update, metrics) if hook else False
-        last = update == learner.num_updates
+        last = update == learner.num_updates or (hook is not None and hook.is_done)
         if keep or last or update % learner.config.save_updates == 0:
-            save_checkpoint(folder.path, learner, tokenizer, update, keep=keep, hook=hook)
+            save_checkpoint(folder.path, learner, tokenizer, update, keep=keep, keepers=kept)
         progress(update, learner.num_updates, metrics)
 
 
-def resume(folder: RunFolder, learner: Learner, hook: AfterUpdate | None) -> int:
+def resume(folder: RunFolder, learner: Learner, keepers: Mapping[str, Keeper]) -> int:
     """Take up the latest checkpoint, cut what was written after it, and return its update (0 if none)."""
     clean_temporary(folder.path)
     resumable = [
@@ -114,6 +136,7 @@ def resume(folder: RunFolder, learner: Learner, hook: AfterUpdate | None) -> int
         weights = load_file(path / "model.safetensors")
         optimizer = load_file(path / "optimizer.safetensors")
         trainer = read_json(path / "trainer.json")
+        states = read_states(path, trainer)
     except Exception as error:
         raise BadInput(
             f"cannot read {path}: {error}; restore it, or start anew in another --output_dir"
@@ -125,8 +148,8 @@ def resume(folder: RunFolder, learner: Learner, hook: AfterUpdate | None) -> int
             f"{path} holds another model; remove that folder or choose another --output_dir"
         )
     learner.load(optimizer)
-    if hook:
-        hook.load(trainer["hook"])
+    for name, keeper in keepers.items():
+        keeper.load(states[name])
     return start
 
 
@@ -137,16 +160,43 @@ def save_checkpoint(
     update: int,
     *,
     keep: bool,
-    hook: AfterUpdate | None,
+    keepers: Mapping[str, Keeper],
 ) -> None:
     """Write checkpoint-N whole or not at all; the one before it keeps its weights only, or goes."""
     path = checkpoint_path(folder, update)
     with new_folder(path) as temporary, writing(path):
         save_model(learner.model, tokenizer, temporary)
         save_file(learner.state(), temporary / "optimizer.safetensors")
-        trainer = {"update": update, "keep": keep, "hook": hook.state() if hook else {}}
-        write_json(temporary / "trainer.json", trainer)
+        states = {name: keeper.state() for name, keeper in keepers.items()}
+        write_states(temporary, {"update": update, "keep": keep}, states)
     forget_before(folder, update)
+
+
+def write_states(path: Path, trainer: dict[str, Any], states: Mapping[str, dict[str, Any]]) -> None:
+    """Plain values of the states into trainer.json, their tensors into state.safetensors."""
+    tensors = {
+        f"{name}/{key}": value.clone().contiguous()
+        for name, state in states.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    if tensors:
+        save_file(tensors, path / STATE_FILE)
+    rest = {
+        name: {key: value for key, value in state.items() if f"{name}/{key}" not in tensors}
+        for name, state in states.items()
+    }
+    write_json(path / "trainer.json", {**trainer, **rest})
+
+
+def read_states(path: Path, trainer: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The states by name, as `write_states` got them."""
+    states = {name: dict(values) for name, values in trainer.items() if isinstance(values, dict)}
+    if (path / STATE_FILE).exists():
+        for label, tensor in load_file(path / STATE_FILE).items():
+            name, _, key = label.partition("/")
+            states[name][key] = tensor
+    return states
 
 
 def forget_before(folder: Path, update: int) -> None:
@@ -156,6 +206,7 @@ def forget_before(folder: Path, update: int) -> None:
         if number >= update or not (old / "optimizer.safetensors").exists():
             continue
         if read_json(old / "trainer.json")["keep"]:
+            (old / STATE_FILE).unlink(missing_ok=True)
             (old / "optimizer.safetensors").unlink()
         else:
             remove_folder(old)

@@ -38,22 +38,32 @@ def learning_rate(config: Optimization, update: int, num_updates: int) -> float:
 
 
 def has_fast_bfloat16(device_type: str) -> bool:
-    """Whether the processor multiplies bfloat16 matrices natively (AMX, AVX512-BF16 or a GPU that has it)."""
+    """Whether bfloat16 matrices multiply faster than float32 ones: a GPU that has them, or a CPU with AMX.
+
+    AVX512-BF16 alone is not enough: on a Sapphire Rapids without AMX it reached half of the float32 rate (LOG.md).
+    """
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device_type == "cpu" and bool(
-        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    )
+    return device_type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
 class Learner:
     """A model with AdamW; `update` makes one step from one batch, in micro-batches.
 
     dropout: False trains without the model's dropout, as RL must: what is trained is what sampled.
+    critic: a second module that the loss trains as well, with critic_scale times the learning rate; its gradients are
+    clipped on their own. None: there is none.
     """
 
     def __init__(
-        self, model: Any, config: Optimization, num_updates: int, *, dropout: bool = True
+        self,
+        model: Any,
+        config: Optimization,
+        num_updates: int,
+        *,
+        dropout: bool = True,
+        critic: Any = None,
+        critic_scale: float = 1.0,
     ) -> None:
         self.dropout = dropout
         self.model, self.config, self.num_updates = model, config, num_updates
@@ -62,11 +72,17 @@ class Learner:
             config.dtype == "auto" and has_fast_bfloat16(self.device_type)
         )
         self.named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        groups = [{"params": [parameter for _, parameter in self.named], "scale": 1.0}]
+        if critic is not None:
+            added = [(f"critic.{n}", p) for n, p in critic.named_parameters() if p.requires_grad]
+            self.named += added
+            groups.append({"params": [p for _, p in added], "scale": critic_scale})
         self.optimizer = torch.optim.AdamW(
-            [parameter for _, parameter in self.named],
+            groups,
             lr=config.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=config.weight_decay,
+            fused=True,
         )
 
     def update(self, batch: Batch, loss: Loss, update: int) -> dict[str, float]:
@@ -81,10 +97,11 @@ class Learner:
             total += float(value.detach())
             for name, mean in metrics.items():
                 sums[name] = sums[name] + mean if name in sums else mean
-        norm = float(
-            torch.nn.utils.clip_grad_norm_([p for _, p in self.named], self.config.max_grad_norm)
+        norm, *critic_norm = (
+            float(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm))
+            for group in self.optimizer.param_groups
         )
-        if not (math.isfinite(total) and math.isfinite(norm)):
+        if not all(map(math.isfinite, (total, norm, *critic_norm))):
             self.optimizer.zero_grad(set_to_none=True)
             raise Paused(
                 f"update {update}: loss {total} with gradient norm {norm} is not finite; "
@@ -92,10 +109,12 @@ class Learner:
             )
         rate = learning_rate(self.config, update, self.num_updates)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         means = {name: mean.value for name, mean in sums.items()}
+        if critic_norm:
+            means["critic_grad_norm"] = critic_norm[0]
         return {"loss": total, **means, "grad_norm": norm, "learning_rate": rate}
 
     def state(self) -> dict[str, Tensor]:
@@ -110,6 +129,6 @@ class Learner:
         """Take up `state()` of a learner of the same model."""
         for name, parameter in self.named:
             self.optimizer.state[parameter] = {
-                key: tensors[f"{key}.{name}"].to(parameter.device if key != "step" else "cpu")
+                key: tensors[f"{key}.{name}"].to(parameter.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }

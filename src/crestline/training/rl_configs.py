@@ -1,8 +1,8 @@
-"""Settings of RL: the verb, its algorithms, and when checkpoints are kept. Torch-free."""
+"""Settings of RL: the verb, its algorithms, KL, and when checkpoints are kept. Torch-free."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from crestline.training.configs import Optimization, at_least, positive
@@ -10,13 +10,20 @@ from crestline.training.configs import Optimization, at_least, positive
 
 @dataclass(frozen=True, kw_only=True)
 class Rloo:
-    """RLOO: REINFORCE with the other completions of the group as baseline (Ahmadian et al. 2024).
+    """RLOO: the other completions of the group are the baseline (Ahmadian et al. 2024).
 
     Wrong choice when a prompt is answered once only, or when old samples are reused many times.
     """
 
-    beta: float = 0.0
-    """Weight of KL(policy‖reference) in the reward, estimator k1 summed over the completion."""
+    epsilon: float = 0.2
+    """Ratios are clipped to [1 - epsilon, 1 + epsilon_high]."""
+    epsilon_high: float = 0.2
+    """Upper clip; 0.28 is DAPO's."""
+    normalize_advantages: bool = False
+    """Standardise advantages over the batch."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "epsilon", "epsilon_high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +34,138 @@ class Grpo:
     helps).
     """
 
-    beta: float = 0.0
-    """Weight of KL(policy‖reference) in the loss, estimator k3 for each token."""
     epsilon: float = 0.2
     """Ratios are clipped to [1 - epsilon, 1 + epsilon_high]."""
     epsilon_high: float = 0.2
     """Upper clip; 0.28 is DAPO's."""
-    scale_rewards: Literal["group", "none"] = "group"
-    """Divide advantages by the group's standard deviation, or not (Dr. GRPO)."""
-    loss_type: Literal["dapo", "grpo"] = "dapo"
-    """dapo: mean over all tokens of the update; grpo: mean over each completion's tokens, then over completions."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Divide advantages by the standard deviation of the group, of the batch, or of nothing (Dr. GRPO)."""
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
+    """Mean over tokens. grpo: each completion's, then over completions, so that a long one's tokens count less; dapo:
+    all tokens of the samples count the same; bnpo: the same within each mini-batch; dr_grpo: their sum over a
+    constant, completions times max_completion_length, so that length changes no weight."""
+    num_iterations: int = 1
+    """Times that a set of samples is trained on."""
+    num_mini_batches: int = 1
+    """Updates in which each pass over the samples is cut."""
+    mask_truncated_completions: bool = False
+    """Do not train on completions that ran out of room (DAPO); they still count in their group's mean."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "epsilon", "epsilon_high")
+        at_least(self, 1, "num_iterations", "num_mini_batches")
 
 
-Algorithm = Rloo | Grpo
+@dataclass(frozen=True, kw_only=True)
+class Ppo:
+    """PPO with a critic: a second model that expects what comes (Schulman et al. 2017; Ouyang et al. 2022).
+
+    Wrong choice when a reward comes once, at the end, and several completions of a prompt are cheap: a group's mean
+    is a baseline without a second model in memory and without what the critic has not learned yet.
+    """
+
+    epsilon: float = 0.2
+    """Ratios are clipped to [1 - epsilon, 1 + epsilon_high]."""
+    epsilon_high: float = 0.2
+    """Upper clip; 0.28 is DAPO's."""
+    num_iterations: int = 4
+    """Times that a set of samples is trained on."""
+    num_mini_batches: int = 1
+    """Updates in which each pass over the samples is cut."""
+    gamma: float = 1.0
+    """Discount of each token."""
+    lam: float = 0.95
+    """How far back a surprise reaches: 1 trusts what came, 0 the critic."""
+    normalize_advantages: bool = True
+    """Standardise advantages over the batch."""
+    cliprange_value: float = 0.2
+    """The critic moves at most so far from what it said when sampled, in reward units; 0 does not clip."""
+    vf_coef: float = 0.1
+    """Weight of the critic's loss."""
+    critic_model_name_or_path: str = ""
+    """What the critic begins from, of the policy's tokenizer; empty: the policy."""
+    critic_learning_rate: float = 0.0
+    """The critic's own peak learning rate; 0 takes learning_rate."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "epsilon", "epsilon_high", "cliprange_value", "critic_learning_rate")
+        at_least(self, 1, "num_iterations", "num_mini_batches")
+        positive(self, "vf_coef")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforce:
+    """REINFORCE++: rewards-to-go standardised over the whole batch, clipped ratios, no critic (Hu 2025).
+
+    Wrong choice when prompts differ much in how well they can be answered: without a baseline for each prompt the
+    easy ones always look good (baseline group helps).
+    """
+
+    epsilon: float = 0.2
+    """Ratios are clipped to [1 - epsilon, 1 + epsilon_high]."""
+    epsilon_high: float = 0.2
+    """Upper clip; 0.28 is DAPO's."""
+    num_iterations: int = 1
+    """Times that a set of samples is trained on."""
+    num_mini_batches: int = 1
+    """Updates in which each pass over the samples is cut."""
+    normalize_advantages: bool = True
+    """Standardise advantages over the batch."""
+    baseline: Literal["none", "group"] = "none"
+    """What is taken off the scores before: nothing, or the group's mean (REINFORCE++-baseline)."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "epsilon", "epsilon_high")
+        at_least(self, 1, "num_iterations", "num_mini_batches")
+
+
+Algorithm = Rloo | Grpo | Ppo | Reinforce
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kl:
+    """What it costs to move away from the reference, and how far the policy may go."""
+
+    beta: float = 0.0
+    """Weight of KL(policy‖reference); 0 charges nothing."""
+    kl_estimator: Literal["auto", "k1", "k2", "k3", "exact"] = "auto"
+    """k1: log ratio; k2: half its square; k3: never negative; exact: from full distributions, for a second look of
+    policy and reference. auto: k3 in the loss, else k1. What each is good for: docs/rl.md."""
+    kl_place: Literal["auto", "reward", "loss"] = "auto"
+    """In the reward of each token, or in the loss of each. auto: in the loss for grpo, else in the reward."""
+    kl_target: float = 0.0
+    """Nats per completion that beta steers to, from the beta given (Ziegler et al. 2019); 0 leaves beta as it is."""
+    max_distance: float = 0.0
+    """Training stops at this distance, sqrt(nats); 0 goes on to num_updates."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "beta", "kl_target", "max_distance")
+        if self.kl_target and not self.beta:
+            raise ValueError("kl_target needs a beta above 0 to begin from")
+        if self.kl_place == "loss" and self.kl_estimator == "k1":
+            raise ValueError(
+                "kl_estimator k1 has a gradient of zero on average in the loss; choose k2, k3 or exact"
+            )
+
+
+def settled(kl: Kl, algorithm: Algorithm) -> Kl:
+    """The same without "auto": what the algorithm's authors do. Raises ValueError where that does not fit together."""
+    place = kl.kl_place
+    if place == "auto":
+        place = "loss" if isinstance(algorithm, Grpo) else "reward"
+    estimator = kl.kl_estimator
+    if estimator == "auto":
+        estimator = "k3" if place == "loss" else "k1"
+    return replace(kl, kl_estimator=estimator, kl_place=place)
+
+
+def in_loss(kl: Kl) -> bool:
+    """Whether the loss holds a KL term. Exact KL in the reward needs one too: a reward can only charge a token for
+    what comes after it."""
+    return kl.kl_place == "loss" or kl.kl_estimator == "exact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +187,7 @@ class RlConfig:
     num_updates: int = 400
     """Optimiser steps; far enough that the crest can be seen from behind."""
     num_prompts: int = 16
-    """Prompts for each update."""
+    """Prompts for each set of samples."""
     num_generations: int = 8
     """Completions for each prompt: the group."""
     max_completion_length: int = 64
@@ -70,8 +196,9 @@ class RlConfig:
     """Sampling temperature."""
     seed: int = 0
     """Decides every random choice."""
-    checkpoints: Checkpointing = field(default_factory=lambda: Checkpointing())
     algorithm: Algorithm = field(default_factory=Rloo)
+    kl: Kl = field(default_factory=Kl)
+    checkpoints: Checkpointing = field(default_factory=lambda: Checkpointing())
     optimization: Optimization = field(
         default_factory=lambda: Optimization(
             learning_rate=1e-4, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=25
@@ -80,8 +207,17 @@ class RlConfig:
 
     def __post_init__(self) -> None:
         positive(self, "num_updates", "num_prompts", "max_completion_length", "temperature")
-        at_least(self, 2, "num_generations")
+        alone = isinstance(self.algorithm, Ppo) or (
+            isinstance(self.algorithm, Reinforce) and self.algorithm.baseline == "none"
+        )
+        at_least(self, 1 if alone else 2, "num_generations")
         at_least(self, 0, "seed")
+        settled(self.kl, self.algorithm)
+        pieces = getattr(self.algorithm, "num_mini_batches", 1)
+        if self.num_prompts % pieces:
+            raise ValueError(
+                f"num_prompts must be a multiple of num_mini_batches, {pieces}, got {self.num_prompts}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

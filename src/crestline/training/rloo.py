@@ -1,7 +1,8 @@
-"""RLOO as a page: what it adds to the reward, its advantages and its loss.
+"""RLOO as a page: its advantages and its loss.
 
-REINFORCE on whole completions with the rest of the group as baseline. Wrong choice when each prompt is answered
-once (there is no group), or when samples are used for several updates (nothing corrects for their age).
+The ratio of the whole completion, clipped, with the rest of the group as baseline; on fresh samples that is REINFORCE.
+Wrong choice when each prompt is answered once (there is no group), or when samples are used for several updates (the
+ratio of a whole completion runs away sooner than that of its tokens).
 Source: Ahmadian et al. 2024, "Back to Basics".
 """
 
@@ -11,37 +12,44 @@ from typing import Any
 
 from torch import Tensor
 
-from crestline.formulas.advantages import leave_one_out
-from crestline.models.policy import chosen_logprobs, logits_before
-from crestline.training.batches import Experience, Mean, attention
+from crestline.formulas.advantages import EPSILON, leave_one_out
+from crestline.formulas.policy import clipped_ratio_loss
+from crestline.training.batches import Experience, Mean
+from crestline.training.experience import Rollout, spread_over_tokens
 from crestline.training.learner import Loss
 from crestline.training.rl_configs import Rloo
+from crestline.training.surrogate import Surrogate, clip_metrics
 
 
-def rewards(config: Rloo, scores_N: Tensor, kl_N: Tensor) -> Tensor:
-    """Score minus beta times the completion's KL (k1, nats), in raw score units."""
-    return scores_N - config.beta * kl_N
+def advantages(config: Rloo, rollout: Rollout) -> Tensor:
+    """Leave-one-out advantages in reward units, or standardised over the batch; the same at each token."""
+    advantages_N = leave_one_out(rollout.rewards_N, rollout.group_size)
+    if config.normalize_advantages:
+        advantages_N = (advantages_N - advantages_N.mean()) / (advantages_N.std() + EPSILON)
+    return spread_over_tokens(advantages_N, rollout.sampled_NT)
 
 
-def advantages(config: Rloo, rewards_N: Tensor, group_size: int) -> Tensor:
-    """Leave-one-out advantages in raw score units."""
-    return leave_one_out(rewards_N, group_size)
-
-
-def loss(config: Rloo) -> Loss:
-    """Minus advantage times log-probability of the completion, mean over completions."""
+def loss(config: Rloo, surrogate: Surrogate) -> Loss:
+    """Clipped surrogate of each completion, mean over completions."""
 
     def of_part(model: Any, part: Experience) -> tuple[Tensor, dict[str, Mean]]:
-        seen_NT = attention(part.lengths_N, part.tokens_NT.shape[1])
-        logits_SV = logits_before(model, part.tokens_NT, seen_NT, part.sampled_NT)
-        logits_SV = logits_SV / part.temperature
-        logprobs_S = chosen_logprobs(logits_SV, part.tokens_NT[part.sampled_NT])
-        advantages_S = part.advantages_N[:, None].expand_as(part.sampled_NT)[part.sampled_NT]
-        gap_S = (logprobs_S.detach() - part.old_logprobs_NT[part.sampled_NT]).abs()
-        metrics = {
-            "entropy": Mean(float(-part.old_logprobs_NT.sum()), float(part.sampled_NT.sum())),
-            "sampling/logprob_difference": Mean(float(gap_S.sum()), len(gap_S)),
-        }
-        return -(advantages_S * logprobs_S).sum() / part.num_completions, metrics
+        logprobs_S, kl_S = surrogate.said(model, part)
+        row_S = part.trained_NT.nonzero()[:, 0]
+        logprobs_N = logprobs_S.new_zeros(len(part.tokens_NT)).index_add(0, row_S, logprobs_S)
+        old_N = (part.old_logprobs_NT * part.trained_NT).sum(1)
+        first_N = part.trained_NT.long().argmax(1, keepdim=True)
+        advantages_N = part.advantages_NT.gather(1, first_N)[:, 0]
+        loss_N = clipped_ratio_loss(
+            logprobs_N,
+            old_N,
+            advantages_N,
+            clip_low=config.epsilon,
+            clip_high=config.epsilon_high,
+        )
+        metrics = clip_metrics(logprobs_N.detach(), old_N, advantages_N, config)
+        gap_S = (logprobs_S.detach() - part.old_logprobs_NT[part.trained_NT]).abs()
+        metrics["sampling/logprob_difference"] = Mean(float(gap_S.sum()), len(gap_S))
+        total: Tensor = loss_N.sum() + kl_S.sum()
+        return total / part.num_completions, metrics
 
     return of_part

@@ -1,0 +1,282 @@
+"""Where RL's batches come from: samples, scores and looks at the reference, turned into experience.
+
+Owns one set of samples at a time and what later updates depend on: the weight of KL, the samples in use, the critic.
+Which advantages come out is the algorithm's page; when checkpoints are kept is the grid's.
+
+Letters: N completions, T tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crestline.formulas.kl import ESTIMATORS, adapted_beta, kl_k1
+from crestline.models.critic import Critic
+from crestline.models.policy import token_logprobs
+from crestline.models.sampler import PolicySampler
+from crestline.rewards.scores import Reward, Scores
+from crestline.runs.folder import RunFolder
+from crestline.runs.tables import write_table
+from crestline.training.algorithms import PAGES, experience_of, reuse_of
+from crestline.training.batches import Experience, padded, row_slices
+from crestline.training.evaluation import exact_token_kl
+from crestline.training.experience import Rollout, as_state, from_state, token_rewards
+from crestline.training.rl_configs import RlConfig, in_loss, settled
+from crestline.training.seeds import Shuffled, stream
+from crestline.types import Completion, Prompt, PromptText
+
+REFERENCE_EVERY = 2
+"""Sets of samples between looks at the reference when nothing needs its KL; the distance grid needs no more."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who takes part in RL. critic: None where the algorithm has none."""
+
+    policy: Any
+    reference: Any
+    sampler: PolicySampler
+    reward: Reward
+    critic: Critic | None
+
+
+class RlSource:
+    """Samples, scores and values completions: the batches of RL."""
+
+    def __init__(
+        self, config: RlConfig, folder: RunFolder, cast: Cast, prompts: Sequence[Prompt]
+    ) -> None:
+        self.config, self.folder, self.cast, self.prompts = config, folder, cast, prompts
+        self.page, self.reuse = PAGES[type(config.algorithm)], reuse_of(config.algorithm)
+        self.kl = settled(config.kl, config.algorithm)
+        self.order = Shuffled(len(prompts), stream(config.seed, "prompts"))
+        self.beta = self.kl.beta
+        self.held: Experience | None = None  # the samples in use, where several updates share them
+
+    def batch(self, update: int) -> tuple[Experience, dict[str, float]]:
+        """What this update trains on; the first update of a set of samples makes it."""
+        number, piece = self.reuse.place(update)
+        metrics: dict[str, float] = {}
+        if piece == 0 or self.held is None:
+            self.held, metrics = self.sampled(update, number)
+        batch = self.reuse.batch(self.held, piece, stream(self.config.seed, "reuse", number))
+        if piece == self.reuse.num_updates - 1:
+            self.held = None
+        return batch, metrics
+
+    def state(self) -> dict[str, Any]:
+        held = as_state(self.held) if self.held else {}
+        critic = self.cast.critic.tensors() if self.cast.critic else {}
+        return {
+            "beta": self.beta,
+            **{f"held.{name}": value for name, value in held.items()},
+            **{f"critic.{name}": value for name, value in critic.items()},
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.beta = state["beta"]
+        held = {n[len("held.") :]: v for n, v in state.items() if n.startswith("held.")}
+        self.held = from_state(held, self.device) if held else None
+        if self.cast.critic:
+            named = {n[len("critic.") :]: v for n, v in state.items() if n.startswith("critic.")}
+            self.cast.critic.load(named)
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = next(self.cast.policy.parameters()).device
+        return found
+
+    # ---- a new set of samples ------------------------------------------------
+
+    def sampled(self, update: int, number: int) -> tuple[Experience, dict[str, float]]:
+        """Experience from new completions of the next prompts, and what there is to say of them."""
+        config, group = self.config, self.config.num_generations
+        rows = self.order.rows(number * config.num_prompts, config.num_prompts)
+        prompts = [self.prompts[row] for row in rows for _ in range(group)]
+        texts = [prompt.text for prompt in prompts]
+        seeds = [stream(config.seed, "sample", update, n) for n in range(len(prompts))]
+        completions = self.cast.sampler.sample(texts, seeds)
+        scores = self.cast.reward.score(prompts, [completion.text for completion in completions])
+        beta = self.beta
+        rollout, kl = self.rollout(texts, completions, scores, looked=self.looks(number))
+        experience = experience_of(
+            config.algorithm,
+            rollout,
+            beta=beta if in_loss(self.kl) else 0.0,
+            temperature=config.temperature,
+            max_completion_length=config.max_completion_length,
+        )
+        self._keep(update, texts, completions, scores, rollout, experience)
+        metrics = summary(completions, self.in_unit(scores), rollout.rewards_N, group)
+        if kl is not None:
+            metrics["kl"] = kl
+            if self.kl.kl_target:
+                metrics["beta"] = beta
+                self.beta = adapted_beta(beta, kl, self.kl.kl_target)
+        return experience, metrics
+
+    def looks(self, number: int) -> bool:
+        """Whether the reference is asked about this set of samples."""
+        return self.beta > 0 or self.kl.max_distance > 0 or number % REFERENCE_EVERY == 0
+
+    def rollout(
+        self,
+        texts: Sequence[PromptText],
+        completions: Sequence[Completion],
+        scores: Scores,
+        *,
+        looked: bool,
+    ) -> tuple[Rollout, float | None]:
+        """The completions with their rewards, and KL in nats, mean over completions; None where nobody looked."""
+        tokens_NT, lengths_N, sampled_NT, old_NT = self._tensors(texts, completions)
+        asked = tokens_NT, lengths_N, sampled_NT
+        reference_NT = self._reference(*asked) if looked else old_NT
+        kl_NT = kl_k1(old_NT, reference_NT)
+        charge_NT = torch.zeros_like(kl_NT)
+        if self.kl.kl_place == "reward" and self.beta > 0:
+            if self.kl.kl_estimator == "exact":
+                kl_NT = charge_NT = self._exact_kl(*asked)
+            else:
+                charge_NT = ESTIMATORS[self.kl.kl_estimator](old_NT, reference_NT)
+        scores_N = torch.tensor(scores.raw, device=tokens_NT.device)
+        found = Rollout(
+            tokens_NT=tokens_NT,
+            lengths_N=lengths_N,
+            sampled_NT=sampled_NT,
+            old_logprobs_NT=old_NT,
+            reference_logprobs_NT=reference_NT,
+            rewards_NT=token_rewards(scores_N, sampled_NT, self.beta * charge_NT),
+            values_NT=self._values(*asked),
+            truncated_N=torch.tensor([c.stop == "length" for c in completions]).to(self.device),
+            group_size=self.config.num_generations,
+        )
+        return found, float(kl_NT.sum(1).mean()) if looked else None
+
+    def in_unit(self, scores: Scores) -> list[float]:
+        """The raw scores, calibrated to [0, 1]."""
+        return [self.cast.reward.calibration.score(value) for value in scores.raw]
+
+    # ---- tensors -------------------------------------------------------------
+
+    def _tensors(
+        self, texts: Sequence[PromptText], completions: Sequence[Completion]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        encoded = self.cast.sampler.encode(texts)
+        tokens_NT, lengths_N = padded(
+            [[*ids, *c.tokens] for ids, c in zip(encoded, completions, strict=True)]
+        )
+        sampled_NT = torch.zeros(tokens_NT.shape, dtype=torch.bool)
+        old_NT = torch.zeros(tokens_NT.shape)
+        for row, (ids, completion) in enumerate(zip(encoded, completions, strict=True)):
+            place = slice(len(ids), len(ids) + len(completion.tokens))
+            sampled_NT[row, place] = True
+            old_NT[row, place] = torch.tensor(completion.logprobs)
+        return tuple(t.to(self.device) for t in (tokens_NT, lengths_N, sampled_NT, old_NT))  # type: ignore[return-value]
+
+    def _parts(self, count: int) -> list[slice]:
+        """Rows that go through a model together: whole groups."""
+        group = self.config.num_generations
+        size = max(1, self.config.optimization.micro_batch_size // group) * group
+        return list(row_slices(count, size))
+
+    @torch.no_grad()
+    def _reference(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:
+        logprobs_NT = torch.zeros(tokens_NT.shape, device=tokens_NT.device)
+        for rows in self._parts(len(tokens_NT)):
+            found_S = token_logprobs(
+                self.cast.reference,
+                tokens_NT[rows],
+                lengths_N[rows],
+                sampled_NT[rows],
+                temperature=self.config.temperature,
+                group_size=self.config.num_generations,
+            )
+            logprobs_NT[rows] = logprobs_NT[rows].masked_scatter(sampled_NT[rows], found_S)
+        return logprobs_NT
+
+    def _exact_kl(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:
+        self.cast.policy.eval()
+        found = [
+            exact_token_kl(
+                self.cast.policy,
+                self.cast.reference,
+                tokens_NT[rows],
+                lengths_N[rows],
+                sampled_NT[rows],
+                temperature=self.config.temperature,
+            )[0]
+            for rows in self._parts(len(tokens_NT))
+        ]
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def _values(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:
+        values_NT = torch.zeros(tokens_NT.shape, device=tokens_NT.device)
+        for rows in self._parts(len(tokens_NT)) if self.cast.critic else []:
+            assert self.cast.critic
+            found_S = self.cast.critic.values_before(
+                tokens_NT[rows],
+                lengths_N[rows],
+                sampled_NT[rows],
+                group_size=self.config.num_generations,
+            )
+            values_NT[rows] = values_NT[rows].masked_scatter(sampled_NT[rows], found_S)
+        return values_NT
+
+    def _keep(
+        self,
+        update: int,
+        texts: Sequence[PromptText],
+        completions: Sequence[Completion],
+        scores: Scores,
+        rollout: Rollout,
+        experience: Experience,
+    ) -> None:
+        lengths = [len(completion.tokens) for completion in completions]
+        advantages_N = (experience.advantages_NT * rollout.sampled_NT).sum(1)
+        write_table(
+            self.folder.completions_path(update),
+            {
+                "update": [update] * len(texts),
+                "prompt": [prompt_column(text) for text in texts],
+                "completion": [completion.text for completion in completions],
+                "score": scores.raw,
+                "calibrated": self.in_unit(scores),
+                "reward": rollout.rewards_N.tolist(),
+                "advantage": (advantages_N.cpu() / torch.tensor(lengths)).tolist(),
+                "logprob": [sum(completion.logprobs) for completion in completions],
+                "num_tokens": lengths,
+                "stop": [completion.stop for completion in completions],
+            },
+        )
+
+
+def summary(
+    completions: Sequence[Completion], calibrated: Sequence[float], rewards_N: Tensor, group: int
+) -> dict[str, float]:
+    """The metrics of a set of samples under TRL's names; entropy: of the sampled tokens, nats a token."""
+    lengths = [len(completion.tokens) for completion in completions]
+    spread_P = rewards_N.view(-1, group if group > 1 else len(rewards_N)).std(1)
+    surprise = -sum(sum(completion.logprobs) for completion in completions)
+    return {
+        "reward": float(rewards_N.mean()),
+        "reward_std": float(spread_P.mean()),
+        "frac_reward_zero_std": float((spread_P == 0).float().mean()),
+        "objective/scores": float(np.mean(calibrated)),
+        "entropy": surprise / sum(lengths),
+        "completions/mean_length": float(np.mean(lengths)),
+        "completions/clipped_ratio": float(np.mean([c.stop == "length" for c in completions])),
+        "num_tokens": float(sum(lengths)),
+    }
+
+
+def prompt_column(prompt: PromptText) -> str:
+    """A prompt as one string for a table: text as it is, chat as JSON."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
