@@ -10,7 +10,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from crestline.models.heads import outside_backbone
-from crestline.models.load import load_policy, load_tokenizer, load_weights, save_model
+from crestline.models.load import (
+    OtherModel,
+    load_policy,
+    load_tokenizer,
+    load_weights,
+    save_model,
+)
 from crestline.models.lora import merge_into, merged, quiet_peft, with_adapters
 from crestline.models.reward import RewardModel, load_reward_model, new_reward_model
 from crestline.training.configs import Lora
@@ -107,7 +113,7 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_else(backbone_folder, t
     ):
         assert torch.equal(left, right), name
     assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "README.md").exists()
-    with pytest.raises(BadInput, match="adapters of another model"):
+    with pytest.raises(OtherModel):
         load_weights(
             adapted(backbone_folder("roberta"), lora_target_modules="query").model, tmp_path
         )

@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from crestline.models.lora import (
     ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
     is_adapted,
     joined,
     load_adapter_weights,
@@ -34,6 +33,10 @@ transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 HUB_SECONDS = 10.0
 """How long the hub may take to say whether it has a model."""
+
+
+class OtherModel(ValueError):
+    """Weights that are not those of this model."""
 
 
 @dataclass(frozen=True)
@@ -199,18 +202,17 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 def load_weights(model: Any, folder: Path) -> None:
     """Take up the weights of a folder that `save_model` wrote from the same model.
 
-    Raises BadInput if it holds another model's.
+    Raises OtherModel if it holds another model's, and OSError or SafetensorError if it cannot be read.
     """
     if is_adapted(model):
-        if not (folder / ADAPTER_WEIGHTS).exists():
-            raise BadInput(f"{folder} holds no adapters")
-        load_adapter_weights(model, folder)
+        if not load_adapter_weights(model, folder):
+            raise OtherModel(f"{folder} holds adapters of another model")
         return
     weights = load_file(folder / "model.safetensors")
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     if set(missing) - tied or unexpected:
-        raise BadInput(f"{folder} holds another model")
+        raise OtherModel(f"{folder} holds another model")
 
 
 def first_line(error: BaseException) -> str:

@@ -161,14 +161,18 @@ def write_adapter(model: Any, folder: Path, tensors: dict[str, Tensor] | None = 
     config.save_pretrained(str(folder))
 
 
-def load_adapter_weights(model: Any, folder: Path) -> None:
-    """Take up what `write_adapter` wrote. Raises BadInput if it is of another model."""
+def load_adapter_weights(model: Any, folder: Path) -> bool:
+    """Take up what `write_adapter` wrote; False, and nothing taken, if it is of another model."""
     from peft import set_peft_model_state_dict
 
     tensors = load_file(folder / ADAPTER_WEIGHTS)
-    if set(tensors) != set(adapter_tensors(model)):
-        raise BadInput(f"{folder} holds adapters of another model")
+    own = adapter_tensors(model)
+    if {name: tensor.shape for name, tensor in tensors.items()} != {
+        name: tensor.shape for name, tensor in own.items()
+    }:
+        return False
     set_peft_model_state_dict(model, tensors)
+    return True
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crestline.models.load import save_model
+from crestline.models.load import OtherModel, load_weights, save_model
 from crestline.runs.checkpoints import (
     checkpoint_path,
     clean_temporary,
@@ -133,20 +133,18 @@ def resume(folder: RunFolder, learner: Learner, keepers: Mapping[str, Keeper]) -
     forget_before(folder.path, start)
     path = checkpoint_path(folder.path, start)
     try:
-        weights = load_file(path / "model.safetensors")
+        load_weights(learner.model, path)
         optimizer = load_file(path / "optimizer.safetensors")
         trainer = read_json(path / "trainer.json")
         states = read_states(path, trainer)
+    except OtherModel:
+        raise BadInput(
+            f"{path} holds another model; remove that folder or choose another --output_dir"
+        ) from None
     except Exception as error:
         raise BadInput(
             f"cannot read {path}: {error}; restore it, or start anew in another --output_dir"
         ) from None
-    missing, unexpected = learner.model.load_state_dict(weights, strict=False)
-    tied = set(getattr(learner.model, "all_tied_weights_keys", None) or ())
-    if set(missing) - tied or unexpected:
-        raise BadInput(
-            f"{path} holds another model; remove that folder or choose another --output_dir"
-        )
     learner.load(optimizer)
     for name, keeper in keepers.items():
         keeper.load(states[name])
