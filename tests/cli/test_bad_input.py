@@ -23,6 +23,7 @@ SAMPLE = "sample --model_name_or_path {m}/policy --output_file {o} --dataset_nam
 RANK = "rank --dataset_name {m}/samples.jsonl --output_file {o} --people "
 CONVERT = "convert --dataset_name {m}/rankings.jsonl --output_file {o}"
 REWARD = "reward --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/"
+EVAL = "reward-eval {m}/reward_model --output_dir {o} "
 RL_BARE = "rl --dataset_name {m}/prompts.jsonl --max_completion_length 8 --output_dir {o} "
 RL = RL_BARE + "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/"
 RL_DATA = (
@@ -52,6 +53,37 @@ CASES = {
     "rank without people": ("rank --dataset_name {m}/samples.jsonl", "--people"),
     "convert without data": ("convert --output_file {o}.jsonl", "--dataset_name"),
     "reward without data": ("reward --model_name_or_path {m}/policy", "--dataset_name"),
+    "reward-eval without data": (EVAL, "--dataset_name"),
+    "reward-eval without output_dir": ("reward-eval {m}/reward_model", "--output_dir"),
+    "reward-eval of no model": (
+        "reward-eval {m}/empty_folder --output_dir {o} --dataset_name {m}/rankings.jsonl",
+        "--reward_model_name_or_path",
+    ),
+    "reward-eval without a head": (
+        "reward-eval {m}/policy --output_dir {o} --dataset_name {m}/rankings.jsonl",
+        "no trained reward head",
+    ),
+    "test rankings of half a pair": (
+        EVAL + "--dataset_name {m}/no_rejected.jsonl",
+        "no_rejected.jsonl:1",
+    ),
+    "no such training rankings": (
+        EVAL + "--dataset_name {m}/rankings.jsonl --train_dataset_name {m}/no.jsonl",
+        "no.jsonl",
+    ),
+    "curve without a backbone": (
+        EVAL + "--dataset_name {m}/rankings.jsonl --learning_curve "
+        "--train_dataset_name {m}/rankings.jsonl",
+        "--model_name_or_path",
+    ),
+    "alike beyond all": (
+        EVAL + "--dataset_name {m}/rankings.jsonl --similarity_threshold 2",
+        "--similarity_threshold",
+    ),
+    "evaluation into a run": (
+        "reward-eval {m}/reward_model --output_dir {m}/other_run --dataset_name {m}/rankings.jsonl",
+        "other_run",
+    ),
     "rl without reward model": (
         RL_BARE + "--model_name_or_path {m}/policy",
         "--reward_model_name_or_path",
@@ -226,7 +258,7 @@ def check_line(code: int, err: str, culprit: str) -> None:
 
 def test_every_verb_has_cases() -> None:
     verbs = {command.split()[0] for command, _ in CASES.values()}
-    every = "pretrain sft sample rank convert reward rl crest report chat run"
+    every = "pretrain sft sample rank convert reward reward-eval rl crest report chat run"
     assert set(every.split()) <= verbs
 
 

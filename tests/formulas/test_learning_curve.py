@@ -109,6 +109,7 @@ def test_what_cannot_be_told_is_refused() -> None:
     assert "too few points: 3 sizes" in learning_curve(counts[three], errors[three]).refused
     assert "too narrow" in learning_curve(1000 + counts / 10, errors).refused
     assert "rises" in learning_curve(counts, errors[::-1]).refused
+    assert "flat" in learning_curve(counts, np.tile(errors[:1], (len(counts), 1))).refused
     assert "too far" in learning_curve(counts, errors, num_more=5000).refused
     one = learning_curve(counts[:1], errors[:1])
     assert "too few points: 1 sizes" in one.refused and len(one.at) == 1

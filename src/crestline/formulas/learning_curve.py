@@ -17,6 +17,8 @@ Estimate = tuple[float, float, float]
 
 EXPONENTS = np.geomspace(0.05, 2.0, 120)
 """Exponents that the fit chooses among, 3 % apart; reward models lie between 0.1 and 1."""
+ROUNDING = 1e-9
+"""A slope per doubling below this is none."""
 MIN_SIZES, MIN_SPAN, MAX_REACH = 4, 4.0, 4.0
 """An extrapolation needs so many sizes, the largest so many times the smallest, and goes so many times further."""
 
@@ -219,9 +221,9 @@ def _refusal(counts_S: Array, num_more: int, slopes: Array) -> str:
             f"too narrow: from {sizes[0]:.0f} to {sizes[-1]:.0f} rows; the largest must be at least "
             f"{MIN_SPAN:.0f} times the smallest"
         )
-    if slopes[0] > 0:
+    if slopes[0] > ROUNDING:
         return "the error rises with more rows: something other than their number is wrong"
-    if slopes[1] >= 0:
+    if slopes[1] >= -ROUNDING:
         return "flat: the error does not fall beyond chance over the measured sizes"
     if sizes[-1] + num_more > MAX_REACH * sizes[-1]:
         return (
