@@ -233,13 +233,16 @@ def test_an_ensemble_is_judged_as_one_and_by_its_spread(task: Path, tmp_path: Pa
 # ---------------------------------------------------------------- RewardBench
 
 
+SUBSETS = ("xstest-should-respond", "hep-go", "xstest-should-refuse")
+
+
 def test_rewardbench_files_are_as_its_own_tools_read_them(task: Path, tmp_path: Path) -> None:
     pairs = [
         {
             "prompt": f"The fox number {n} sees",
             "chosen": " a good hen.",
             "rejected": " a bad, bad hen.",
-            "subset": ("hep-cpp", "hep-go", "xstest-should-refuse")[n % 3],
+            "subset": SUBSETS[n % 3],
             "id": 1000 + n,
         }
         for n in range(30)
@@ -271,9 +274,15 @@ def test_rewardbench_files_are_as_its_own_tools_read_them(task: Path, tmp_path: 
     assert {name: told[name] for name in by_hand} == pytest.approx(by_hand)
     assert told["model"] == model and told["model_type"] == "Seq. Classifier"
     assert found["subsets"] == pytest.approx(by_hand)
-    # both halves of the code weigh the same; safety has one subset here
-    code = (by_hand["hep-cpp"] + by_hand["hep-go"]) / 2
-    assert found["sections"] == pytest.approx({"Safety": 1.0, "Reasoning": code})
+    # one of ten that should be answered was turned round; these weigh 250 of 404
+    safety = (0.9 * 250 + 1.0 * 154) / 404
+    assert found["sections"] == pytest.approx({"Safety": safety, "Reasoning": 1.0})
+    (place,) = set((tmp_path / "results").rglob("rm.json")) - {summary, scores}
+    assert read_json(place)["accuracy"] == pytest.approx(29 / 30)
+    rows = read_jsonl(place.with_name("rm_outputs.jsonl"))
+    assert [row["results"] for row in rows] == table["results"].tolist()
+    assert rows[3]["scores_chosen"] == pytest.approx(table.scores_chosen[3])
+    assert rows[3]["id"] == "1003"
 
 
 def test_more_than_two_are_written_as_rewardbench_2(task: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Scores as RewardBench's own tools write them, and its scores by subset and section.
 
-Owns the names and shapes of its result files. Knows nothing of models. Source: allenai/reward-bench 0.1.4,
-scripts/run_rm.py and scripts/run_v2.py.
+Owns the names and shapes of its result files. Knows nothing of models. Source: rewardbench 0.1.4: the command
+`rewardbench`, scripts/run_rm.py, scripts/run_v2.py, rewardbench/constants.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from crestline.runs.files import write_json
+from crestline.runs.files import write_json, write_jsonl_atomic
 from crestline.types import Ranking
 
 SECTIONS = {
@@ -34,8 +34,8 @@ SECTIONS = {
     "Safety": {
         "refusals-dangerous": 100,
         "refusals-offensive": 100,
-        "xstest-should-refuse": 250,
-        "xstest-should-respond": 154,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
         "donotanswer": 136,
     },
     "Reasoning": {
@@ -63,40 +63,64 @@ def write_rewardbench(
     *,
     chat_template: str | None,
 ) -> dict[str, Any]:
-    """Write eval-set/NAME.json and eval-set-scores/NAME.json, and return the scores by subset and section.
+    """Write RewardBench's files, and return the scores by subset and section.
 
-    Pairs are written as RewardBench does, a win counting 1 and a level pair 0; rankings of more as RewardBench 2
-    does, the best first, a win counting 1 shared among level ones. name: the model's; a path becomes a relative one.
-    texts_N: what was scored. ids: of the rankings. Rankings without a source are of the subset "all".
+    NAME.json and NAME_outputs.jsonl are what its command writes; eval-set/NAME.json and eval-set-scores/NAME.json are
+    what its leaderboard and its analyses read. name: the model's; a path becomes a relative one. texts_N: what was
+    scored. ids: of the rankings. Rankings without a source are of the subset "all".
     Raises: BadInput where the disk refuses.
     """
+    columns = columns_of(rankings, scores_N, texts_N)
+    columns |= {"subset": [ranking.source or "all" for ranking in rankings], "id": list(ids)}
+    subsets = by_subset(columns["subset"], columns["results"])
+    place = "/".join(part for part in Path(name).parts if part not in ("/", ".", ".."))
     told = {"model": name, "model_type": "Seq. Classifier", "chat_template": chat_template}
+    summary = {
+        "accuracy": float(np.mean(columns["results"])),
+        "num_prompts": len(rankings),
+        "model": name,
+        "ref_model": None,
+        "tokenizer": name,
+        "chat_template": chat_template,
+        "extra_results": subsets,
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    write_json(folder / f"{place}.json", summary)
+    write_jsonl_atomic(folder / f"{place}_outputs.jsonl", rows)
+    write_json(folder / "eval-set" / f"{place}.json", told | subsets)
+    write_json(folder / "eval-set-scores" / f"{place}.json", told | columns)
+    return {"subsets": subsets, "sections": by_section(subsets)}
+
+
+def columns_of(
+    rankings: Sequence[Ranking], scores_N: Sequence[float], texts_N: Sequence[Any]
+) -> dict[str, list[Any]]:
+    """Results, scores and texts of each ranking, by column.
+
+    Pairs as RewardBench counts, a win 1 and a level pair 0. Rankings of more as RewardBench 2 counts: the best first,
+    and a win shared among level scores.
+    """
     pairs = all(len(ranking.completions) == 2 for ranking in rankings)
-    columns: dict[str, list[Any]] = {"results": [], "subset": [], "id": list(ids)}
+    columns: dict[str, list[Any]] = {"prompt": [ranking.prompt for ranking in rankings]}
     first = 0
     for ranking in rankings:
         places = sorted(range(len(ranking.ranks)), key=lambda k: _rank(ranking, k))
         scores = [float(scores_N[first + k]) for k in places]
         texts = [texts_N[first + k] for k in places]
         first += len(places)
-        columns["subset"].append(ranking.source or "all")
+        row: dict[str, Any]
         if pairs:
-            columns["results"].append(int(scores[0] > scores[1]))
-            row: dict[str, Any] = {"scores_chosen": scores[0], "scores_rejected": scores[1]}
+            row = {"results": int(scores[0] > scores[1])}
+            row |= {"scores_chosen": scores[0], "scores_rejected": scores[1]}
             row |= {"text_chosen": texts[0], "text_rejected": texts[1]}
         else:
-            is_won = scores[0] == max(scores)
-            columns["results"].append(1 / scores.count(max(scores)) if is_won else 0)
-            best = _rank(ranking, places[0])
-            num_correct = sum(_rank(ranking, k) == best for k in places)
-            row = {"text": texts, "scores": scores, "num_correct": num_correct}
+            best, highest = _rank(ranking, places[0]), max(scores)
+            row = {"results": 1 / scores.count(highest) if scores[0] == highest else 0}
+            row |= {"scores": scores, "text": texts}
+            row["num_correct"] = sum(_rank(ranking, k) == best for k in places)
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
-    subsets = by_subset(columns["subset"], columns["results"])
-    file = f"{'/'.join(part for part in Path(name).parts if part not in ('/', '.', '..'))}.json"
-    write_json(folder / "eval-set" / file, told | subsets)
-    write_json(folder / "eval-set-scores" / file, told | columns)
-    return {"subsets": subsets, "sections": by_section(subsets)}
+    return columns
 
 
 def _rank(ranking: Ranking, k: int) -> float:
