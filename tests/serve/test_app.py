@@ -69,7 +69,7 @@ def test_a_completion_may_be_a_message_as_in_trl(serving: Callable[..., Any]) ->
 
 
 def test_get_reward_is_openrlhfs_contract(serving: Callable[..., Any]) -> None:
-    """What its clients do with the answer: rewards and scores become tensors, logs are read by name."""
+    """What its clients do with the answer: rewards and scores become tensors of one length."""
     served = serving(query_end="</s>")
     queries = ["The cat sat.</s>", "The hen crossed.", "<|user|>Hi<|assistant|>Yo<|end|>"]
 
@@ -85,9 +85,7 @@ def test_get_reward_is_openrlhfs_contract(serving: Callable[..., Any]) -> None:
         assert answer["rewards"][2] == pytest.approx(chat[0], abs=1e-5)
         assert torch.tensor(answer["rewards"]).shape == torch.tensor(answer["scores"]).shape == (3,)
         assert all(0 < score < 1 for score in answer["scores"])
-        assert set(answer["extra_logs"]) == {"num_tokens", "truncated"}
-        for values in answer["extra_logs"].values():
-            assert torch.tensor(values).shape == (3,)
+        assert answer["extra_logs"] == {} and answer["truncated"] == [False] * 3
         assert answer["hashes"] == [text_hash(query, "") for query in cut]
         alone = await client.post("/get_reward", json={"query": queries[:1]})
         assert alone.json()["rewards"] == pytest.approx(answer["rewards"][:1], abs=1e-5)

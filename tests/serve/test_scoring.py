@@ -81,8 +81,8 @@ def test_every_kind_of_folder_is_served(
         if num_members > 1:
             apart = spread(offline.member_scores(PROMPTS, COMPLETIONS))
             np.testing.assert_allclose(found["spread"], apart, atol=1e-4)
-            logs = (await client.post("/get_reward", json={"query": ["a"]})).json()["extra_logs"]
-            assert logs["spread"][0] > 0
+            rewards = (await client.post("/get_reward", json={"query": ["a"]})).json()
+            assert rewards["spread"][0] > 0
 
     with served.scoring():
         served.tell(story)

@@ -173,29 +173,31 @@ class RewardService:
         return texts.hashes(), self.scorer.rows(texts)
 
     def _plain(self, answer: Answer) -> dict[str, Any]:
-        content: dict[str, Any] = {
+        scores = {
             "scores": [scored.score for scored in answer.scored],
             "calibrated": [scored.calibrated for scored in answer.scored],
         }
-        if self.scorer.num_members > 1:
-            content["spread"] = [scored.spread for scored in answer.scored]
-        content["num_tokens"] = [row.num_tokens for row in answer.rows]
-        content["truncated"] = [row.is_truncated for row in answer.rows]
-        content["hashes"] = answer.hashes
-        return content
+        return scores | self._beside(answer)
 
     def _openrlhf(self, answer: Answer) -> dict[str, Any]:
-        """rewards are raw scores; scores lie in [0, 1], as OpenRLHF's dynamic filtering wants them."""
-        logs = {
-            "num_tokens": [float(row.num_tokens) for row in answer.rows],
-            "truncated": [float(row.is_truncated) for row in answer.rows],
-        }
-        if self.scorer.num_members > 1:
-            logs["spread"] = [scored.spread for scored in answer.scored]
-        return {
+        """rewards are raw scores; scores lie in [0, 1], as OpenRLHF's dynamic filtering wants them.
+
+        extra_logs stays empty: OpenRLHF 0.8 cannot read lists there, and an answer over HTTP has nothing else.
+        """
+        scores = {
             "rewards": [scored.score for scored in answer.scored],
             "scores": [scored.calibrated for scored in answer.scored],
-            "extra_logs": logs,
+            "extra_logs": {},
+        }
+        return scores | self._beside(answer)
+
+    def _beside(self, answer: Answer) -> dict[str, Any]:
+        """What both contracts tell of each text beside its score."""
+        spread = {"spread": [scored.spread for scored in answer.scored]}
+        return {
+            **(spread if self.scorer.num_members > 1 else {}),
+            "num_tokens": [row.num_tokens for row in answer.rows],
+            "truncated": [row.is_truncated for row in answer.rows],
             "hashes": answer.hashes,
         }
 

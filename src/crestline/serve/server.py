@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
@@ -28,6 +29,7 @@ from crestline.serve.scoring import TextScorer
 
 KEEP_ALIVE_SECONDS = 75
 """An idle connection is kept this long, for trainers that ask once an update."""
+MAX_CONNECTIONS = 65536
 GRACE_SECONDS = 5
 """After the last answer, connections may take this long to end."""
 
@@ -51,6 +53,7 @@ def reward_serve(config: RewardServeConfig, *, device: str = "cpu") -> None:
             print(
                 f"crestline: warning: --host {config.host}: {warning}", file=sys.stderr, flush=True
             )
+        allow_connections()
         server = RewardServer(service, listening)
         with server.signals():
             server.start()
@@ -61,6 +64,14 @@ def reward_serve(config: RewardServeConfig, *, device: str = "cpu") -> None:
         print(f"stopped after {counts.num_requests} requests, {counts.num_texts} texts", flush=True)
         if server.is_interrupted:
             raise KeyboardInterrupt
+
+
+def allow_connections() -> None:
+    """Let this process have as many open files as the system allows: a trainer may open thousands of connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, MAX_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class RewardServer:
