@@ -39,7 +39,7 @@ HEADS_FILE = "heads.safetensors"
 """All heads of a shared trunk; the folder's own head is their mean."""
 ADAPTER_STORED = "crestline.json"
 """What config.json holds under `crestline`, in an adapter folder."""
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens, padding included, that are scored together, by kind of device."""
 ScoreDtype = Literal["float32", "bfloat16"]
 
