@@ -153,6 +153,26 @@ def test_lengths_in_tokens_stand_beside() -> None:
         evaluate(HAND, LENGTHS, num_tokens_N=[1])
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_correlation_within_rankings_is_the_mean_of_scipys() -> None:
+    rng = np.random.default_rng(2)
+    rankings, model, people = [], [], []
+    scores: list[float] = []
+    for n in range(60):
+        size = int(rng.integers(2, 6))
+        texts = tuple("x" * int(k) for k in rng.integers(1, 5, size))
+        ranks = tuple(None if rng.random() < 0.2 else int(k) for k in rng.integers(0, 3, size))
+        own = rng.integers(0, 4, size).astype(float).tolist()
+        scores += own
+        rankings.append(Ranking(prompt=f"p{n}", completions=texts, ranks=ranks))
+        model.append(spearmanr(own, [len(text) for text in texts]).statistic)
+        ranked = [(-r, len(text)) for r, text in zip(ranks, texts, strict=True) if r is not None]
+        people.append(spearmanr(ranked).statistic if len(ranked) > 1 else math.nan)
+    found = evaluate(rankings, scores, num_resamples=20)["length"]["characters"]
+    assert found["within_rankings"] == pytest.approx(np.nanmean(model))
+    assert found["people_within_rankings"] == pytest.approx(np.nanmean(people))
+
+
 def test_duplicates_are_counted() -> None:
     found = evaluate([*HAND, HAND[0], ranking("p", "cc aaaa b", 1, 0, 1)], [*LENGTHS, *[0.0] * 6])
     assert found["num_duplicate_rankings"] == 2

@@ -232,21 +232,22 @@ def _follows(
     rankings: Sequence[Ranking], pairs: Pairs, scores_N: Array, lengths_N: Array
 ) -> Figures:
     """Spearman's correlation of score and length, over all and within rankings, with that of people's order."""
-    model, people = [], []
+    model: list[tuple[Array, Array]] = []
+    people: list[tuple[Array, Array]] = []
     first = 0
     for ranking in rankings:
         here = slice(first, first + len(ranking.completions))
         first = here.stop
-        model.append(spearman(scores_N[here], lengths_N[here]))
-        known = np.array([rank is not None for rank in ranking.ranks])
-        ranks = np.array([rank for rank in ranking.ranks if rank is not None], dtype=np.float64)
-        people.append(spearman(-ranks, lengths_N[here][known]))
+        model.append((scores_N[here], lengths_N[here]))
+        known = [rank is not None for rank in ranking.ranks]
+        order = np.array([-rank for rank in ranking.ranks if rank is not None], dtype=np.float64)
+        people.append((order, lengths_N[here][known]))
     longer_P = lengths_N[pairs.better_P] - lengths_N[pairs.worse_P]
     ahead_P = np.sign(longer_P) * (scores_N[pairs.better_P] - scores_N[pairs.worse_P])
     return {
         "spearman": spearman(scores_N, lengths_N),
-        "within_rankings": _mean_known(model),
-        "people_within_rankings": _mean_known(people),
+        "within_rankings": _within(model),
+        "people_within_rankings": _within(people),
         "longer_scores_higher": _mean_known(agreement(ahead_P[longer_P != 0]).tolist()),
         "longer_is_better": _mean_known(agreement(longer_P[longer_P != 0]).tolist()),
         "median": float(np.median(lengths_N)),
@@ -259,11 +260,30 @@ def spearman(left: Array, right: Array) -> float | None:
     >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([10.0, 30.0, 20.0]))
     0.5
     """
-    if len(left) < 2:
-        return None
-    a, b = rankdata(left) - (len(left) + 1) / 2, rankdata(right) - (len(right) + 1) / 2
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else None
+    found = float(_spearmans(left[None, :], right[None, :])[0]) if len(left) > 1 else np.nan
+    return None if np.isnan(found) else found
+
+
+def _spearmans(left_RK: Array, right_RK: Array) -> Array:
+    """Spearman's correlation of each row, (R,); NaN where one side has one value only."""
+    middle = (left_RK.shape[1] + 1) / 2
+    a, b = rankdata(left_RK, axis=1) - middle, rankdata(right_RK, axis=1) - middle
+    size = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return np.asarray(np.divide((a * b).sum(1), size, out=np.full(len(a), np.nan), where=size > 0))
+
+
+def _within(sides: Sequence[tuple[Array, Array]]) -> float | None:
+    """Mean correlation of the two sides over rankings, those where one side has one value only left out."""
+    by_length: dict[int, list[tuple[Array, Array]]] = {}
+    for left, right in sides:
+        by_length.setdefault(len(left), []).append((left, right))
+    found = [
+        _spearmans(*(np.stack(side) for side in zip(*rows, strict=True)))
+        for length, rows in by_length.items()
+        if length > 1
+    ]
+    known = [value for values in found for value in values[~np.isnan(values)].tolist()]
+    return _mean_known(known)
 
 
 def _mean_known(values: Sequence[float | None]) -> float | None:
