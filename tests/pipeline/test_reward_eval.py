@@ -170,6 +170,14 @@ def test_again_with_other_settings_in_the_same_folder(task: Path, tmp_path: Path
     assert other["calibration"]["temperature_from"] == "the model"
 
 
+def test_the_held_out_rankings_under_another_name(task: Path, tmp_path: Path) -> None:
+    """The temperature was fitted on them all the same."""
+    config = settings(task, tmp_path / "eval", dataset_name=str(task / "test.jsonl"))
+    found = read_json(reward_eval(config))
+    assert found["temperature_was_fitted_on_these"]
+    assert found["calibration"]["temperature_from"] == "the other half"
+
+
 def test_leaks_are_told_with_places_and_taken_out(task: Path, tmp_path: Path) -> None:
     mixed = [*rows(200, 30), *rows(0, 10)]
     write_jsonl_atomic(tmp_path / "mixed.jsonl", mixed)

@@ -22,7 +22,7 @@ from crestline.pipeline.reward_eval_configs import EvaluationInputs, RewardEvalC
 from crestline.pipeline.rewardbench import write_rewardbench
 from crestline.pipeline.screen import Screen, Silent
 from crestline.report.reward_page import write_reward_page
-from crestline.rewards.evaluation import Figures, evaluate
+from crestline.rewards.evaluation import Figures, content_of, evaluate
 from crestline.rewards.pairs import ranked_pairs
 from crestline.rewards.scoring import Scores, score_rankings
 from crestline.runs.files import write_json
@@ -74,6 +74,7 @@ class _Evaluation:
         )
         told = f"{len(self.test):,} test rankings in {inputs.test}"
         screen.say(f"{told}; skipped: {self.skipped}" if self.skipped.num_rows else told)
+        self.fitted_here = self.shares_with_held_out()
         self.leakage = self.look_for_leaks()
         self.model = load_reward_model(
             config.reward_model_name_or_path, device=device, dtype=config.dtype
@@ -86,7 +87,7 @@ class _Evaluation:
         found = {
             "reward_model_name_or_path": config.reward_model_name_or_path,
             "dataset_name": inputs.test,
-            "temperature_was_fitted_on_these": inputs.is_held_out,
+            "temperature_was_fitted_on_these": self.fitted_here,
             "skipped": str(self.skipped),
             "max_length": self.model.max_length,
             **self.evaluated(self.test, scores),
@@ -109,7 +110,7 @@ class _Evaluation:
         return found
 
     def evaluated(self, rankings: Sequence[Ranking], scores: Scores) -> Figures:
-        own = None if self.inputs.is_held_out else self.model.calibration.temperature
+        own = None if self.fitted_here else self.model.calibration.temperature
         return evaluate(
             rankings,
             scores.scores_N,
@@ -123,6 +124,13 @@ class _Evaluation:
             num_resamples=self.config.num_resamples,
             seed=self.config.seed,
         )
+
+    def shares_with_held_out(self) -> bool:
+        """Whether any of these rankings is one on which training fitted the temperature."""
+        if not self.inputs.held_out:
+            return False
+        known = {content_of(ranking) for ranking in read_rankings(self.inputs.held_out)}
+        return any(content_of(ranking) in known for ranking in self.test)
 
     def look_for_leaks(self) -> Leakage | None:
         """What of the test rankings stands in the training rankings; None where these are not known."""

@@ -73,13 +73,13 @@ class RewardEvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationInputs:
-    """What is read. is_held_out: the test rankings are those on which training fitted the temperature.
+    """What is read. held_out: the rankings on which training fitted the temperature.
 
-    train: empty where nothing is known of the training rankings. training: of the learning curve; None without.
+    held_out, train: empty where they are not known. training: of the learning curve; None without one.
     """
 
     test: str
-    is_held_out: bool
+    held_out: str
     train: str
     training: RewardConfig | None
 
@@ -103,7 +103,7 @@ def inputs_of(config: RewardEvalConfig) -> EvaluationInputs:
     wants_curve = config.curve.learning_curve or config.curve.learning_curve_dataset_name
     return EvaluationInputs(
         test=test,
-        is_held_out=bool(held_out) and Path(test).resolve() == Path(held_out).resolve(),
+        held_out=held_out,
         train=train,
         training=_training(config.curve, run, train) if wants_curve else None,
     )

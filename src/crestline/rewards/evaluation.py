@@ -77,7 +77,7 @@ def evaluate(
         "best_of_k": _best_of_k(rankings, scores, **resampling),
         "length": _length(rankings, pairs, scores, num_tokens_N),
         "scores": _histogram(rankings, scores),
-        "num_duplicate_rankings": len(rankings) - len({_content(r) for r in rankings}),
+        "num_duplicate_rankings": len(rankings) - len({content_of(r) for r in rankings}),
         "num_same_text_pairs": pairs.num_same_text,
         **_trust(pairs, scores, temperature, member_scores_NM, **resampling),
         **(counts or {}),
@@ -99,7 +99,7 @@ def _column(scores_N: ArrayLike, rankings: Sequence[Ranking]) -> Array:
     return scores
 
 
-def _content(ranking: Ranking) -> str:
+def content_of(ranking: Ranking) -> str:
     """Equal for rankings that say the same of the same texts."""
     answers = zip(ranking.completions, map(str, ranking.ranks), strict=True)
     return repr((ranking.prompt, sorted(answers)))
