@@ -132,7 +132,11 @@ DRY = {
     "--output_dir {o}",
     "sample": "--model_name_or_path {m}/policy --dataset_name {m}/prompts.jsonl --output_file {o}",
     "rank": "--dataset_name {m}/samples.jsonl --people {m}/judge.py:rank --output_file {o}",
+    "convert": "--dataset_name {m}/rankings.jsonl --output_file {o}.jsonl",
     "reward": "--model_name_or_path {m}/policy --dataset_name {m}/rankings.jsonl --output_dir {o}",
+    "reward-eval": "{m}/reward_model --dataset_name {m}/rankings.jsonl --output_dir {o}",
+    "reward-join": "--reward_models {m}/reward_model,{m}/reward_model --output_dir {o}",
+    "reward-serve": "{m}/reward_model",
     "rl": "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/reward_model "
     "--dataset_name {m}/prompts.jsonl --output_dir {o}",
     "crest": "{m}/rl_run --people pelican",

@@ -12,7 +12,7 @@ import torch
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.reward import load_reward_model
 from crestline.models.sampler import PolicySampler
-from crestline.rewards.scores import LearnedReward
+from crestline.rewards.sources import LearnedReward, Reward
 from crestline.runs.checkpoints import list_checkpoints
 from crestline.runs.files import read_json, read_jsonl
 from crestline.runs.tables import read_table
@@ -135,7 +135,7 @@ def test_a_checkpoint_read_back_says_and_measures_the_same(finished, lines, task
     by_hand = [1 / (1 + math.exp(-(value - mean) / 1.5)) for value in raw]
     np.testing.assert_allclose(rows["calibrated"], by_hand, atol=1e-5)
     seeds = [stream(0, "evaluate", n) for n in range(4)]  # the same at every checkpoint
-    reward = LearnedReward(judge)
+    reward = Reward([LearnedReward(judge)], [1.0], judge.calibration)
     found = evaluate(policy, reference, sampler, reward, held, seeds, micro_batch_size=3)
     assert found.rows["completion"] == rows["completion"]
     np.testing.assert_allclose(found.rows["kl"], rows["kl"], atol=1e-4)

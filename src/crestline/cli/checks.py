@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from crestline.data.code import load_function
 from crestline.data.formats import read_demonstrations, read_prompts, read_samples, read_texts
 from crestline.data.rankings import read_rankings
 from crestline.pipeline.configs import (
@@ -125,8 +126,26 @@ def rl_input(config: RlConfig) -> list[str]:
     if config.eval_dataset_name:
         found.append(data("eval_dataset_name", config.eval_dataset_name, read_prompts, split))
     found.append(model("model_name_or_path", config.model_name_or_path))
-    found.append(reward_model("reward_model_name_or_path", config.reward_model_name_or_path))
-    return [*found, folder(config, "rl")]
+    return [*found, *scorers(config), folder(config, "rl")]
+
+
+def scorers(config: RlConfig) -> list[str]:
+    """Looks for everyone who scores."""
+    given, found = config.reward_sources, []
+    if name := config.reward_model_name_or_path:
+        found.append(reward_model("reward_model_name_or_path", name))
+    for value in given.functions:
+        load_function("reward_funcs", value)
+        found.append(f"reward_funcs: the function {value}")
+    if given.query_function:
+        load_function("remote_rm_url", given.query_function)
+    if given.remote_rm_url:
+        found.append(f"remote_rm_url: {given.remote_rm_url}")
+    if not found:
+        raise BadInput(
+            "nobody scores: give --reward_model_name_or_path, --reward_funcs or --remote_rm_url"
+        )
+    return found
 
 
 def crest_input(config: CrestConfig) -> list[str]:
@@ -215,7 +234,7 @@ def model(flag: str, name: str) -> str:
     """Looks whether a path is a model's folder; a name may be one of the hub."""
     path = Path(name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise BadInput(f"--{flag} {name} is not a model folder: it has no config.json")
         if not any(path.glob("*.safetensors")):
             pickles = sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")])
@@ -232,9 +251,8 @@ def model(flag: str, name: str) -> str:
 
 
 def reward_model(flag: str, name: str) -> str:
-    """The same for a reward model, which may be an ensemble's folder or a LoRA adapter's too."""
-    kinds = ("ensemble.json", "adapter_config.json")
-    if any((Path(name) / file).is_file() for file in kinds):
+    """The same for a reward model, which may be an ensemble's folder too."""
+    if (Path(name) / "ensemble.json").is_file():
         return f"{flag}: {name}"
     return model(flag, name)
 

@@ -212,18 +212,13 @@ _VERBS = (
         name="rl",
         summary="train the policy against the reward model, past the crest",
         settings="crestline.training.rl_configs:RlConfig",
-        required=(
-            "model_name_or_path",
-            "reward_model_name_or_path",
-            "dataset_name",
-            "output_dir",
-        ),
+        required=("model_name_or_path", "dataset_name", "output_dir"),
         folder="output_dir",
         examples=(
             "crestline rl --model_name_or_path runs/sft/model "
             "--reward_model_name_or_path runs/reward/model --dataset_name prompts.jsonl "
             "--output_dir runs/rl",
-            "crestline rl --config rl.yaml --algorithm grpo --epsilon 0.1",
+            "crestline rl --config rl.yaml --algorithm grpo --reward_funcs rewards.py:brevity",
         ),
     ),
     Verb(

@@ -5,17 +5,13 @@ Owns loading the function and distrusting what it returns. Knows nothing of who 
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable, Sequence
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from crestline.data.code import load_function
 from crestline.types import AnsweredBy, BadInput, Paused, PromptText
 
 SIGNATURE = "(prompt, completions, **columns)"
@@ -80,14 +76,8 @@ def load_people(flag: str) -> FunctionPeople:
     Raises: BadInput for a missing file or function, a module that fails to import, or a function
     that cannot be called with a prompt and its completions.
     """
-    file, _, name = flag.rpartition(":")
-    if not file or not name:
-        raise BadInput(f"--people {flag}: expected module.py:function")
-    function = getattr(_module(Path(file), flag), name, None)
-    if function is None:
-        raise BadInput(f"--people {flag}: {file} has no function {name!r}")
-    if not callable(function):
-        raise BadInput(f"--people {flag}: {name} is {type(function).__name__}, not a function")
+    function = load_function("people", flag)
+    name = flag.rpartition(":")[2]
     try:
         parameters = inspect.signature(function).parameters
         inspect.signature(function).bind(
@@ -98,28 +88,3 @@ def load_people(flag: str) -> FunctionPeople:
             f"--people {flag}: {name} cannot be called as {name}{SIGNATURE}: {error}"
         ) from error
     return FunctionPeople(function, f"the function {flag}")
-
-
-def _module(file: Path, flag: str) -> ModuleType:
-    """The module in a file, imported once; its neighbours can be imported from it."""
-    if not file.is_file():
-        raise BadInput(f"--people {flag}: no such file: {file}; expected module.py:function")
-    path = file.resolve()
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise BadInput(f"--people {flag}: {file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise BadInput(
-            f"--people {flag}: importing {file} failed: {type(error).__name__}: {error}"
-        ) from error
-    return module

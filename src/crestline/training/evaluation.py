@@ -17,7 +17,7 @@ from torch import Tensor
 from crestline.formulas.kl import entropy, kl_exact
 from crestline.models.policy import logits_in_parts
 from crestline.models.sampler import PolicySampler
-from crestline.rewards.scores import Reward
+from crestline.rewards.sources import Reward
 from crestline.training.batches import padded, row_slices
 from crestline.types import Completion, Prompt
 
@@ -53,8 +53,8 @@ def evaluate(
         micro_batch_size,
         temperature=sampler.temperature,
     )
-    raw = reward.score(prompts, [completion.text for completion in completions]).raw
-    calibrated = [reward.calibration.score(value) for value in raw]
+    raw = reward.judge(prompts, [completion.text for completion in completions]).raw
+    calibrated = reward.in_unit(raw)
     lengths = [len(completion.tokens) for completion in completions]
     rows: dict[str, list[Any]] = {
         "prompt_index": list(range(len(prompts))),

@@ -6,6 +6,7 @@ Owns who takes part and in which order. How samples become batches is in `rollou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ import numpy as np
 from crestline.data.formats import read_prompts
 from crestline.models.critic import Critic, new_critic
 from crestline.models.load import load_policy, load_tokenizer
-from crestline.models.reward import load_reward_model
 from crestline.models.sampler import PolicySampler
-from crestline.rewards.scores import LearnedReward
+from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import Keeper, Progress, fit, save_checkpoint, silent
 from crestline.training.grid import DistanceGrid
 from crestline.training.learner import Learner, Loss
+from crestline.training.rewarding import reward_of
 from crestline.training.rl_configs import Ppo, RlConfig
 from crestline.training.rollouts import Cast, RlSource, prompt_column
 from crestline.training.seeds import stream
@@ -31,17 +32,14 @@ from crestline.types import BadInput, Prompt
 
 
 def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
-    """Train the policy against the reward model and return the run folder; a finished run returns at once."""
-    required(
-        config, "model_name_or_path", "reward_model_name_or_path", "dataset_name", "output_dir"
-    )
+    """Train the policy against its reward and return the run folder; a finished run returns at once."""
+    required(config, "model_name_or_path", "dataset_name", "output_dir")
     with open_stage(config.output_dir, plain(config), "rl") as folder:
         if finished(folder):
             return folder.path
         train, held = split_prompts(config)
         tokenizer = load_tokenizer(config.model_name_or_path)
-        cast = gathered(config, tokenizer, device)
-        cast.sampler.encode([prompt.text for prompt in (*train, *held)])
+        cast = gathered(config, folder, tokenizer, train, held, device)
         source = RlSource(config, folder, cast, train)
         grid = DistanceGrid(config, folder, cast, held)
         learner = learner_of(config, cast)
@@ -66,20 +64,35 @@ def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) ->
         return folder.path
 
 
-def gathered(config: RlConfig, tokenizer: Any, device: str) -> Cast:
-    """Load everyone who takes part. Raises BadInput for a model that cannot be loaded."""
-    policy = load_policy(config.model_name_or_path, device=device)
-    sampler = PolicySampler(
-        policy,
-        tokenizer,
-        max_completion_length=config.max_completion_length,
-        temperature=config.temperature,
-    )
+def gathered(
+    config: RlConfig,
+    folder: RunFolder,
+    tokenizer: Any,
+    train: Sequence[Prompt],
+    held: Sequence[Prompt],
+    device: str,
+) -> Cast:
+    """Load everyone who takes part. Raises BadInput for who cannot be loaded, and for prompts that are too long."""
+    policy, reference = (load_policy(config.model_name_or_path, device=device) for _ in range(2))
+
+    def sampler_of(model: Any) -> PolicySampler:
+        return PolicySampler(
+            model,
+            tokenizer,
+            max_completion_length=config.max_completion_length,
+            temperature=config.temperature,
+        )
+
+    sampler = sampler_of(policy)  # as yet it samples from the reference
+    sampler.encode([prompt.text for prompt in (*train, *held)])
+    reward = reward_of(config, tokenizer, device, folder=folder, reference=sampler, prompts=held)
+    compares = config.shaping.reward_shaping != "raw"
     return Cast(
         policy=policy,
-        reference=load_policy(config.model_name_or_path, device=device).eval(),
+        reference=reference.eval(),
         sampler=sampler,
-        reward=LearnedReward(load_reward_model(config.reward_model_name_or_path, device=device)),
+        reference_sampler=sampler_of(reference) if compares else None,
+        reward=reward,
         critic=critic_of(config, policy, device),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from crestline.rewards.configs import RewardSources, Shaping
 from crestline.training.configs import Optimization, at_least, positive
 
 
@@ -175,7 +176,7 @@ class RlConfig:
     model_name_or_path: str = ""
     """The policy to start from; it is also the reference."""
     reward_model_name_or_path: str = ""
-    """The reward model: a folder or hub name that AutoModelForSequenceClassification loads."""
+    """The reward model or ensemble: a folder or hub name; empty where reward_funcs or remote_rm_url score alone."""
     dataset_name: str = ""
     """Prompts to train on: a file, folder or hub name with a prompt column."""
     output_dir: str = ""
@@ -198,6 +199,8 @@ class RlConfig:
     """Decides every random choice."""
     algorithm: Algorithm = field(default_factory=Rloo)
     kl: Kl = field(default_factory=Kl)
+    reward_sources: RewardSources = field(default_factory=RewardSources)
+    shaping: Shaping = field(default_factory=Shaping)
     checkpoints: Checkpointing = field(default_factory=lambda: Checkpointing())
     optimization: Optimization = field(
         default_factory=lambda: Optimization(

@@ -9,7 +9,7 @@ Letters: N completions, T tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from crestline.formulas.kl import ESTIMATORS, adapted_beta, kl_k1
 from crestline.models.critic import Critic
 from crestline.models.policy import token_logprobs
 from crestline.models.sampler import PolicySampler
-from crestline.rewards.scores import Reward, Scores
+from crestline.rewards.shaped import Shaper
+from crestline.rewards.sources import Judgement, Reward
 from crestline.runs.folder import RunFolder
 from crestline.runs.tables import write_table
 from crestline.training.algorithms import PAGES, experience_of, reuse_of
@@ -38,11 +39,15 @@ REFERENCE_EVERY = 2
 
 @dataclass(frozen=True)
 class Cast:
-    """Who takes part in RL. critic: None where the algorithm has none."""
+    """Who takes part in RL. critic: None where the algorithm has none.
+
+    reference_sampler: samples from the reference; None where its scores are not needed.
+    """
 
     policy: Any
     reference: Any
     sampler: PolicySampler
+    reference_sampler: PolicySampler | None
     reward: Reward
     critic: Critic | None
 
@@ -57,6 +62,9 @@ class RlSource:
         self.page, self.reuse = PAGES[type(config.algorithm)], reuse_of(config.algorithm)
         self.kl = settled(config.kl, config.algorithm)
         self.order = Shuffled(len(prompts), stream(config.seed, "prompts"))
+        self.shaper = Shaper(config.shaping, cast.reward.calibration.temperature)
+        width = config.shaping.num_reference_completions if self.shaper.compares else 0
+        self.reference_scores_RM = torch.full((len(prompts), width), float("nan"))
         self.beta = self.kl.beta
         self.held: Experience | None = None  # the samples in use, where several updates share them
 
@@ -76,17 +84,20 @@ class RlSource:
         critic = self.cast.critic.tensors() if self.cast.critic else {}
         return {
             "beta": self.beta,
+            "reference_scores": self.reference_scores_RM,
+            **{f"shaper.{name}": value for name, value in self.shaper.state().items()},
             **{f"held.{name}": value for name, value in held.items()},
             **{f"critic.{name}": value for name, value in critic.items()},
         }
 
     def load(self, state: dict[str, Any]) -> None:
         self.beta = state["beta"]
-        held = {n[len("held.") :]: v for n, v in state.items() if n.startswith("held.")}
+        self.reference_scores_RM = state["reference_scores"]
+        self.shaper.load(under("shaper", state))
+        held = under("held", state)
         self.held = from_state(held, self.device) if held else None
         if self.cast.critic:
-            named = {n[len("critic.") :]: v for n, v in state.items() if n.startswith("critic.")}
-            self.cast.critic.load(named)
+            self.cast.critic.load(under("critic", state))
 
     @property
     def device(self) -> torch.device:
@@ -103,9 +114,10 @@ class RlSource:
         texts = [prompt.text for prompt in prompts]
         seeds = [stream(config.seed, "sample", update, n) for n in range(len(prompts))]
         completions = self.cast.sampler.sample(texts, seeds)
-        scores = self.cast.reward.score(prompts, [completion.text for completion in completions])
+        judged = self.cast.reward.judge(prompts, [answer.text for answer in completions])
         beta = self.beta
-        rollout, kl = self.rollout(texts, completions, scores, looked=self.looks(number))
+        scores_N = self._shaped(rows, completions, judged)
+        rollout, kl = self.rollout(texts, completions, scores_N, looked=self.looks(number))
         experience = experience_of(
             config.algorithm,
             rollout,
@@ -113,8 +125,9 @@ class RlSource:
             temperature=config.temperature,
             max_completion_length=config.max_completion_length,
         )
-        self._keep(update, texts, completions, scores, rollout, experience)
-        metrics = summary(completions, self.in_unit(scores), rollout.rewards_N, group)
+        self._keep(update, texts, completions, judged, rollout, experience)
+        unit = self.cast.reward.in_unit(judged.raw)
+        metrics = summary(completions, unit, rollout.rewards_N, group) | told(judged)
         if kl is not None:
             metrics["kl"] = kl
             if self.kl.kl_target:
@@ -130,11 +143,14 @@ class RlSource:
         self,
         texts: Sequence[PromptText],
         completions: Sequence[Completion],
-        scores: Scores,
+        scores_N: Tensor,
         *,
         looked: bool,
     ) -> tuple[Rollout, float | None]:
-        """The completions with their rewards, and KL in nats, mean over completions; None where nobody looked."""
+        """The completions with their rewards, and KL in nats, mean over completions; None where nobody looked.
+
+        scores_N: shaped, before KL.
+        """
         tokens_NT, lengths_N, sampled_NT, old_NT = self._tensors(texts, completions)
         asked = tokens_NT, lengths_N, sampled_NT
         reference_NT = self._reference(*asked) if looked else old_NT
@@ -145,7 +161,6 @@ class RlSource:
                 kl_NT = charge_NT = self._exact_kl(*asked)
             else:
                 charge_NT = ESTIMATORS[self.kl.kl_estimator](old_NT, reference_NT)
-        scores_N = torch.tensor(scores.raw, device=tokens_NT.device)
         found = Rollout(
             tokens_NT=tokens_NT,
             lengths_N=lengths_N,
@@ -159,9 +174,34 @@ class RlSource:
         )
         return found, float(kl_NT.sum(1).mean()) if looked else None
 
-    def in_unit(self, scores: Scores) -> list[float]:
-        """The raw scores, calibrated to [0, 1]."""
-        return [self.cast.reward.calibration.score(value) for value in scores.raw]
+    def _shaped(
+        self, rows: Sequence[int], completions: Sequence[Completion], judged: Judgement
+    ) -> Tensor:
+        """Reward of each completion before KL, [N]; rows: the prompts' places in the data set."""
+        if self.shaper.compares:
+            self._score_reference(rows)
+        group = self.config.num_generations
+        reference_NM = self.reference_scores_RM[list(rows)].repeat_interleave(group, 0)
+        rewards_N = self.shaper.rewards(
+            torch.tensor(judged.raw, dtype=torch.float64).float(),
+            reference_NM,
+            torch.tensor([len(completion.tokens) for completion in completions]),
+            torch.tensor([completion.stop == "length" for completion in completions]),
+        )
+        return rewards_N.to(self.device)
+
+    def _score_reference(self, rows: Sequence[int]) -> None:
+        """Let the reference answer those prompts that it has not answered yet, and keep its raw scores."""
+        assert self.cast.reference_sampler
+        new = [row for row in dict.fromkeys(rows) if self.reference_scores_RM[row].isnan().any()]
+        if not new:
+            return
+        width = self.reference_scores_RM.shape[1]
+        prompts = [self.prompts[row] for row in new for _ in range(width)]
+        seeds = [stream(self.config.seed, "reference", row, m) for row in new for m in range(width)]
+        answers = self.cast.reference_sampler.sample([prompt.text for prompt in prompts], seeds)
+        judged = self.cast.reward.judge(prompts, [answer.text for answer in answers])
+        self.reference_scores_RM[new] = torch.tensor(judged.raw).view(-1, width)
 
     # ---- tensors -------------------------------------------------------------
 
@@ -235,7 +275,7 @@ class RlSource:
         update: int,
         texts: Sequence[PromptText],
         completions: Sequence[Completion],
-        scores: Scores,
+        judged: Judgement,
         rollout: Rollout,
         experience: Experience,
     ) -> None:
@@ -247,13 +287,14 @@ class RlSource:
                 "update": [update] * len(texts),
                 "prompt": [prompt_column(text) for text in texts],
                 "completion": [completion.text for completion in completions],
-                "score": scores.raw,
-                "calibrated": self.in_unit(scores),
+                "score": judged.raw,
+                "calibrated": self.cast.reward.in_unit(judged.raw),
                 "reward": rollout.rewards_N.tolist(),
                 "advantage": (advantages_N.cpu() / torch.tensor(lengths)).tolist(),
                 "logprob": [sum(completion.logprobs) for completion in completions],
                 "num_tokens": lengths,
                 "stop": [completion.stop for completion in completions],
+                **{f"rewards/{name}": values for name, values in judged.parts.items()},
             },
         )
 
@@ -275,6 +316,24 @@ def summary(
         "completions/clipped_ratio": float(np.mean([c.stop == "length" for c in completions])),
         "num_tokens": float(sum(lengths)),
     }
+
+
+def told(judged: Judgement) -> dict[str, float]:
+    """What several judges said, under TRL's names, and how far an ensemble's members are apart."""
+    metrics: dict[str, float] = {}
+    for name, values in judged.parts.items():
+        known = [value for value in values if value is not None]
+        if known:
+            metrics[f"rewards/{name}/mean"] = float(np.mean(known))
+            metrics[f"rewards/{name}/std"] = float(np.std(known, ddof=1)) if known[1:] else 0.0
+    if judged.spread:
+        metrics["ensemble/spread"] = float(np.mean(judged.spread))
+    return metrics
+
+
+def under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries "prefix.name" by name."""
+    return {n[len(prefix) + 1 :]: v for n, v in state.items() if n.startswith(f"{prefix}.")}
 
 
 def prompt_column(prompt: PromptText) -> str:
