@@ -56,30 +56,6 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
-class RankingBatch:
-    """R rankings of up to K completions each; row r·K + k of the tokens is completion k of ranking r."""
-
-    tokens_NT: Tensor
-    lengths_N: Tensor
-    ranks_RK: Tensor
-    ranked_RK: Tensor
-    num_rankings: int
-
-    def parts(self, size: int) -> Iterator[RankingBatch]:
-        width = self.ranks_RK.shape[1]
-        for rows in row_slices(len(self.ranks_RK), max(1, size // width)):
-            inside = slice(rows.start * width, rows.stop * width)
-            longest = int(self.lengths_N[inside].max())
-            yield replace(
-                self,
-                tokens_NT=self.tokens_NT[inside, :longest],
-                lengths_N=self.lengths_N[inside],
-                ranks_RK=self.ranks_RK[rows],
-                ranked_RK=self.ranked_RK[rows],
-            )
-
-
-@dataclass(frozen=True)
 class Experience:
     """Sampled completions with advantages: what RL trains on. Rows of a group are neighbours.
 

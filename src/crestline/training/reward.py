@@ -1,210 +1,201 @@
-"""The reward verb: rankings in, a calibrated reward model out, with its accuracy on held-out rankings."""
+"""The reward verb: rankings in, a calibrated reward model out, with what it is worth on held-out rankings.
+
+Reward models are trained without dropout, as TRL does: a score must not depend on chance.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from crestline.data.rankings import read_rankings, read_rankings_and_skipped
-from crestline.data.splits import split_by_prompt, split_by_text
-from crestline.formulas.calibration import fit_temperature
-from crestline.formulas.intervals import bootstrap_interval
-from crestline.formulas.ranking import plackett_luce_loss, untied_pairs
-from crestline.models.reward import Calibration, RewardModel, new_reward_model
+from crestline.data.formats import read_samples
+from crestline.models.reward import RewardEnsemble, RewardModel, new_reward_model
+from crestline.rewards.calibrating import Answers, calibrate
+from crestline.rewards.evaluation import evaluate
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import write_json, writing
+from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
-from crestline.training.batches import Mean, RankingBatch, attention, padded
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
 from crestline.training.fit import Progress, fit, silent
 from crestline.training.learner import Learner
-from crestline.training.reward_configs import RewardConfig
-from crestline.training.seeds import Shuffled, stream
+from crestline.training.preferences import (
+    check_ties,
+    flip_rates,
+    ranked_pairs,
+    split_rankings,
+)
+from crestline.training.rankings import RankingSource, halves, ranking_loss
+from crestline.training.reward_configs import Ensemble, RewardConfig
+from crestline.training.seeds import stream
 from crestline.types import BadInput, Ranking
-
-
-def ranking_loss(model: Any, part: RankingBatch) -> tuple[Tensor, dict[str, Mean]]:
-    """Plackett–Luce negative log-likelihood in nats, divided by the number of rankings in the update."""
-    seen_NT = attention(part.lengths_N, part.tokens_NT.shape[1])
-    scores_N = model(input_ids=part.tokens_NT, attention_mask=seen_NT).logits[:, 0].float()
-    scores_RK = scores_N.view(part.ranks_RK.shape)
-    loss_R = plackett_luce_loss(scores_RK, part.ranks_RK, part.ranked_RK)
-    better_RKK = untied_pairs(part.ranks_RK, part.ranked_RK)
-    margins_P = (scores_RK[:, :, None] - scores_RK[:, None, :]).detach()[better_RKK]
-    metrics = {
-        "accuracy": Mean(float((margins_P > 0).sum()), len(margins_P)),
-        "margin": Mean(float(margins_P.sum()), len(margins_P)),
-    }
-    return loss_R.sum() / part.num_rankings, metrics
-
-
-class RankingSource:
-    """Batches of rankings in a fresh order every epoch; rankings of fewer than K completions are padded."""
-
-    def __init__(
-        self,
-        reward_model: RewardModel,
-        rankings: Sequence[Ranking],
-        *,
-        batch_size: int,
-        seed: int,
-        device: str,
-    ) -> None:
-        self.rankings, self.batch_size, self.device = rankings, batch_size, device
-        self.pad = reward_model.tokenizer.pad_token_id
-        self.rows = [[reward_model.encode(r.prompt, c) for c in r.completions] for r in rankings]
-        self.order = Shuffled(len(rankings), seed)
-
-    def batch(self, update: int) -> tuple[RankingBatch, dict[str, float]]:
-        numbers = self.order.rows((update - 1) * self.batch_size, self.batch_size)
-        width = max(len(self.rows[n]) for n in numbers)
-        ranks_RK = torch.zeros(len(numbers), width, dtype=torch.long)
-        ranked_RK = torch.zeros(len(numbers), width, dtype=torch.bool)
-        flat: list[list[int]] = []
-        for place, n in enumerate(numbers):
-            flat += self.rows[n] + [self.rows[n][0]] * (width - len(self.rows[n]))
-            for k, rank in enumerate(self.rankings[n].ranks):
-                if rank is not None:
-                    ranks_RK[place, k], ranked_RK[place, k] = rank, True
-        tokens_NT, lengths_N = padded(flat, fill=self.pad)
-        batch = RankingBatch(
-            tokens_NT=tokens_NT.to(self.device),
-            lengths_N=lengths_N.to(self.device),
-            ranks_RK=ranks_RK.to(self.device),
-            ranked_RK=ranked_RK.to(self.device),
-            num_rankings=len(numbers),
-        )
-        return batch, {"num_tokens": float(lengths_N.sum())}
 
 
 def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Train on rankings and return the model's folder; a finished run returns at once.
 
-    Writes evaluation.json: accuracy on held-out pairs with a 95 % interval, beside "the longer wins".
+    Writes data/ and splits.json (who is on which side), evaluation.json (what the scores are worth on the test side),
+    model/ and, with LoRA, adapter/. A model that a fresh process does not score alike is not kept: BadInput.
     """
     required(config, "model_name_or_path", "dataset_name", "output_dir")
     with open_stage(config.output_dir, plain(config), "reward") as folder:
         if finished(folder):
             return folder.path / "model"
-        train, held, dropped, skipped = split_rankings(config)
-        if not any(ranked_pairs(ranking) for ranking in held):
+        sides = split_rankings(config)
+        check_ties([*sides.train, *sides.test], config.ranking_loss)
+        if not any(ranked_pairs(ranking) for ranking in sides.test):
             raise BadInput("the held-out rankings hold no two completions of which one is better")
-        reward_model = new_reward_model(
+        typical = typical_answers(config.calibration_samples)
+        flips = flip_rates(sides.train, config.ranking_loss, folder.path)
+        sides.write(folder.path, config)
+        trained = _Training(folder, config, sides.train, flips, device, progress)
+        model = trained.ensemble() if is_ensemble_of_models(config.ensemble) else trained.one()
+        counts = {**sides.counts, "num_truncated": trained.num_truncated}
+        _finish(folder.path, config, model, sides.test, typical, {**counts, **trained.told})
+        return folder.path / "model"
+
+
+def is_ensemble_of_models(config: Ensemble) -> bool:
+    """Whether there are several models, and not one with several heads."""
+    return config.num_members > 1 and config.members == "models"
+
+
+def typical_answers(source: str) -> Answers:
+    """The SFT model's completions that say where a calibrated score is 0.5; none without a file."""
+    if not source:
+        return ()
+    return [(prompt, text) for prompt, texts in read_samples(source) for text in texts]
+
+
+class _Training:
+    """The trainings of one reward run, each in a folder that resumes."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: RewardConfig,
+        rankings: Sequence[Ranking],
+        flips: Sequence[float] | None,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.folder, self.config, self.rankings = folder, config, rankings
+        self.flips, self.device, self.progress = flips, device, progress
+        self.num_truncated = 0
+        self.told: dict[str, str] = {}
+
+    def one(self) -> RewardModel:
+        """One model, with as many heads as there are members."""
+        members, taught = self.config.ensemble.num_members, None
+        if members > 1 and self.config.ensemble.member_data == "half":
+            taught = self._halves()
+        return self._train(
+            self.folder, self.rankings, self.flips, self.config.seed, members, taught
+        )
+
+    def ensemble(self) -> RewardEnsemble:
+        """Members trained one after the other, each with its own seed and, by default, half of the rankings."""
+        settings = self.config.ensemble
+        taught = self._halves() if settings.member_data == "half" else None
+        members = []
+        for number in range(settings.num_members):
+            seed = stream(self.config.seed, "member", number)
+            chosen = list(range(len(self.rankings)))
+            if taught is not None:
+                chosen = np.flatnonzero(taught[:, number]).tolist()
+            flips = None if self.flips is None else [self.flips[n] for n in chosen]
+            path = str(self.folder.path / f"member-{number}")
+            told = plain(replace(self.config, output_dir=path, seed=seed, ensemble=Ensemble()))
+            with open_stage(path, {**told, "member": number}, "reward") as folder:
+                rankings = [self.rankings[n] for n in chosen]
+                members.append(self._train(folder, rankings, flips, seed, 1, None))
+        return RewardEnsemble(
+            members, aggregate=settings.aggregate, uwo_coefficient=settings.uwo_coefficient
+        )
+
+    def _halves(self) -> NDArray[np.bool_]:
+        seed = stream(self.config.seed, "halves")
+        return halves(len(self.rankings), self.config.ensemble.num_members, seed)
+
+    def _train(
+        self,
+        folder: RunFolder,
+        rankings: Sequence[Ranking],
+        flips: Sequence[float] | None,
+        seed: int,
+        num_heads: int,
+        taught: NDArray[np.bool_] | None,
+    ) -> RewardModel:
+        config, lora = self.config, self.config.lora
+        model = new_reward_model(
             config.model_name_or_path,
-            seed=stream(config.seed, "head"),
+            seed=stream(seed, "head"),
             max_length=config.max_length,
             half_depth=config.half_depth,
-            device=device,
+            device=self.device,
+            num_heads=num_heads,
+            aggregate=config.ensemble.aggregate,
+            uwo_coefficient=config.ensemble.uwo_coefficient,
+            lora=lora if lora.use_peft else None,
         )
         source = RankingSource(
-            reward_model, train, batch_size=config.batch_size, seed=config.seed, device=device
+            model,
+            rankings,
+            batch_size=config.batch_size,
+            seed=seed,
+            device=self.device,
+            flips_R=flips,
+            taught_RM=taught,
         )
-        num_updates = math.ceil(config.num_train_epochs * len(train) / config.batch_size)
-        learner = Learner(reward_model.model, config.optimization, num_updates)
+        self.num_truncated += source.num_truncated
+        self.told["forward"] = source.forward.name
+        num_updates = math.ceil(config.num_train_epochs * len(rankings) / config.batch_size)
         fit(
             folder,
-            learner,
-            reward_model.tokenizer,
+            Learner(model.model, config.optimization, num_updates, dropout=False),
+            model.tokenizer,
             source,
-            ranking_loss,
-            seed=config.seed,
-            progress=progress,
+            ranking_loss(config.ranking_loss, source.forward),
+            seed=seed,
+            progress=self.progress,
         )
-        reward_model.calibration, evaluation = measure(reward_model, held, seed=config.seed)
-        evaluation |= {"num_train_rankings": len(train), "num_dropped_by_split": dropped}
-        evaluation["num_skipped_rankings"] = skipped
-        evaluation["num_truncated"] = num_truncated(reward_model, [*train, *held])
-        path = folder.path / "model"
-        write_json(folder.path / "evaluation.json", evaluation)
-        with new_folder(path) as temporary, writing(path):
-            prompts = [ranking.prompt for ranking in held for _ in ranking.completions]
-            texts = [text for ranking in held for text in ranking.completions]
-            reward_model.save(temporary, prompts, texts)
-        return path
+        return model
 
 
-def split_rankings(config: RewardConfig) -> tuple[list[Ranking], list[Ranking], int, int]:
-    """Rankings to train on, rankings held out, how many the split dropped, and how many said nothing.
-
-    By prompt; where rankings have no prompt, by completion text, so that no text stands on two sides.
-    """
-    rankings, left_out = read_rankings_and_skipped(
-        config.dataset_name, split=config.dataset_train_split
+def _finish(
+    path: Path,
+    config: RewardConfig,
+    model: RewardModel | RewardEnsemble,
+    held: Sequence[Ranking],
+    typical: Answers,
+    counts: dict[str, int | str],
+) -> None:
+    """Calibrate, measure, and save what a fresh process scores alike."""
+    prompts = [ranking.prompt for ranking in held for _ in ranking.completions]
+    texts = [text for ranking in held for text in ranking.completions]
+    scores_N = calibrate(model, held, typical=typical)
+    several = model.num_members > 1
+    figures = evaluate(
+        held,
+        scores_N,
+        mean=model.calibration.mean,
+        member_scores_NM=model.member_scores(prompts, texts) if several else None,
+        seed=config.seed,
     )
-    skipped = left_out.num_rows
-    if config.splits.eval_dataset_name:
-        held = read_rankings(config.splits.eval_dataset_name, split=config.dataset_train_split)
-        return rankings, held, 0, skipped
-    fractions = {"train": 1 - config.splits.eval_fraction, "held": config.splits.eval_fraction}
-    dropped = 0
-    if any(not ranking.prompt for ranking in rankings):
-        sides, dropped = split_by_text(rankings, fractions, config.seed)
-    else:
-        sides = split_by_prompt(rankings, lambda ranking: ranking.prompt, fractions, config.seed)
-    if not sides["train"] or not sides["held"]:
-        raise BadInput(
-            f"{config.dataset_name}: {len(rankings)} rankings are too few to hold out "
-            f"{config.splits.eval_fraction:.0%}; give more, or --eval_dataset_name"
-        )
-    return sides["train"], sides["held"], dropped, skipped
-
-
-def measure(
-    reward_model: RewardModel, rankings: Sequence[Ranking], *, seed: int
-) -> tuple[Calibration, dict[str, Any]]:
-    """Calibration and accuracy on held-out rankings: pairs that people did not tie, bootstrap over rankings."""
-    prompts = [ranking.prompt for ranking in rankings for _ in ranking.completions]
-    texts = [text for ranking in rankings for text in ranking.completions]
-    scores = iter(reward_model.score(prompts, texts))
-    right, longer, differences, group = [], [], [], []
-    values = []
-    for number, ranking in enumerate(rankings):
-        raw = [next(scores) for _ in ranking.completions]
-        values += raw
-        for i, j in ranked_pairs(ranking):
-            differences.append(raw[i] - raw[j])
-            right.append(half_if_equal(raw[i], raw[j]))
-            lengths = [len(ranking.completions[k]) for k in (i, j)]
-            longer.append(half_if_equal(lengths[0], lengths[1]))
-            group.append(number)
-    low, high = bootstrap_interval(right, groups=group, seed=seed)
-    calibration = Calibration(float(np.mean(values)), fit_temperature(differences))
-    return calibration, {
-        "accuracy": float(np.mean(right)),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "longer_wins_accuracy": float(np.mean(longer)),
-        "num_pairs": len(right),
-        "num_heldout_rankings": len(rankings),
-        "mean": calibration.mean,
-        "temperature": calibration.temperature,
-    }
-
-
-def ranked_pairs(ranking: Ranking) -> list[tuple[int, int]]:
-    """Places (better, worse) of every two completions that people ranked and did not tie."""
-    return [
-        (i, j)
-        for i, rank in enumerate(ranking.ranks)
-        for j, other in enumerate(ranking.ranks)
-        if rank is not None and other is not None and rank < other
-    ]
-
-
-def half_if_equal(left: float, right: float) -> float:
-    """1 if left is larger, 0 if right is, 0.5 if they are equal."""
-    return 0.5 if left == right else float(left > right)
-
-
-def num_truncated(reward_model: RewardModel, rankings: Sequence[Ranking]) -> int:
-    """How many completions did not fit max_length and lost their front."""
-    prompts = [ranking.prompt for ranking in rankings for _ in ranking.completions]
-    texts = [text for ranking in rankings for text in ranking.completions]
-    return sum(row.is_truncated for row in reward_model.rows(prompts, texts))
+    held_truncated = sum(row.is_truncated for row in model.rows(prompts, texts))
+    figures |= counts
+    figures["num_truncated"] = int(counts["num_truncated"]) + held_truncated
+    write_json(path / "evaluation.json", figures)
+    target = path / "model"
+    with new_folder(target) as temporary, writing(target):
+        if not config.lora.use_peft:
+            model.save(temporary, prompts, texts)
+            return
+        with new_folder(path / "adapter") as adapter:
+            model.save(temporary, prompts, texts, adapter=adapter)

@@ -1,0 +1,102 @@
+"""Attention over a packed row, for any model of transformers that lets its attention be chosen.
+
+Owns the attention function and its being switched on for one call. Knows nothing of texts, heads of models and scores.
+Letters as in `packing`, and: H heads, D size of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from crestline.models.packing import Packed
+
+NAME = "crestline_packed"
+WITHOUT_EFFECT = ("use_cache", "position_ids", "output_attentions", "output_hidden_states")
+"""Arguments that models hand on to attention and that mean nothing to it."""
+
+
+class Unsupported(ValueError):
+    """The model wants something of attention that the packed one does not do."""
+
+
+@contextmanager
+def packed_attention(model: Any) -> Iterator[None]:
+    """The model attends over the row that is given to it as `packed`, while the block runs."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    before = [(config, config._attn_implementation) for config in configs]
+    try:
+        for config, _ in before:
+            config._attn_implementation = NAME
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation = name
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: Packed | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **wanted: Any,
+) -> tuple[Tensor, None]:
+    """What each token of the row takes from those that it sees, [1, T, H, D].
+
+    query: [1, H, T, D]; key, value: [1, H / n, T, D]. Raises Unsupported where the model wants more than that.
+    """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if packed is None or attention_mask is not None or causal != packed.is_causal:
+        raise Unsupported("no packed row, or one for another kind of attention")
+    if sliding_window is not None and sliding_window < packed.longest:
+        raise Unsupported("a text is longer than the model's attention window")
+    if any(v is not None and name not in WITHOUT_EFFECT for name, v in wanted.items()):
+        raise Unsupported(f"attention with {', '.join(wanted)}")
+    heads, size = query.shape[1], query.shape[3]
+    num_queries = [group.num_blocks * group.num_queries for group in packed.groups]
+    num_keys = [group.num_blocks * group.num_keys for group in packed.groups]
+    slots = (
+        _slots(query, packed.queries, num_queries),
+        _slots(key, packed.keys, num_keys),
+        _slots(value, packed.keys, num_keys),
+    )
+    taken = []
+    for group, *flat in zip(packed.groups, *slots, strict=True):
+        q, k, v = (x.view(group.num_blocks, -1, *x.shape[1:]).transpose(1, 2) for x in flat)
+        if k.shape[1] < heads:
+            k, v = (x.repeat_interleave(heads // k.shape[1], 1) for x in (k, v))
+        mixed = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=group.mask_BQL,
+            dropout_p=dropout,
+            is_causal=group.is_causal,
+            scale=scaling,
+        )
+        taken.append(mixed.transpose(1, 2).reshape(-1, heads * size))
+    out = torch.cat(taken).index_select(0, packed.slots_T)
+    return out.view(1, -1, heads, size), None
+
+
+def _slots(x: Tensor, places: Tensor, counts: list[int]) -> list[Tensor]:
+    """[1, heads, T, D] at these places, [slots of a group, heads, D] for each group."""
+    rows = x[0].transpose(0, 1)
+    flat = rows.flatten(1).index_select(0, places).view(-1, *rows.shape[1:])
+    return list(torch.split(flat, counts))
+
+
+AttentionInterface.register(NAME, attend)

@@ -1,0 +1,214 @@
+"""Scores of texts for training: how the texts of a ranking go through a reward model.
+
+Owns the ways there are (padded, packed, each beginning of a ranking once) and the check of which of them a backbone
+allows: only a way that gives the plain scores is taken. Knows nothing of rankings' order, losses and tokenizers.
+Letters: N texts, M heads, T tokens, C hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crestline.models.llama_family import family_of
+from crestline.models.llama_train import fits_window, tree_hidden
+from crestline.models.packed_attention import packed_attention
+from crestline.models.packing import Packed, RankedTexts, packed
+from crestline.models.tree import Tree, tree_of
+
+PADDED_TOKENS = 4096
+"""Tokens of a padded rectangle, at most, unless one text has more."""
+MOST_PADDING = 1.125
+"""A padded rectangle holds at most so many times the tokens of its texts."""
+TOLERANCE = 1e-3
+"""Two ways agree where scores differ by less than this share of their spread: float32 differs by a hundredth of it."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One way from texts to raw scores [N, M], with gradients.
+
+    name: as metrics tell it. shares: whether what a ranking's texts share goes through the model once.
+    """
+
+    name: str
+    scores: Callable[[Any, RankedTexts], Tensor]
+    shares: bool
+
+    def num_encoded_tokens(self, texts: RankedTexts) -> int:
+        """Tokens that go through the model, without padding."""
+        return texts.num_different_tokens if self.shares else texts.num_tokens
+
+
+def plain_scores(model: Any, texts: RankedTexts) -> Tensor:
+    """Texts of about one length in padded rectangles, by the model's own forward pass."""
+    device, pad = next(model.parameters()).device, _pad(model)
+    order, scores = [], []
+    for members in _alike([len(ids) for ids in texts.ids]):
+        width = len(texts.ids[members[0]])
+        tokens_NT = np.full((len(members), width), pad, dtype=np.int64)
+        for place, n in enumerate(members):
+            tokens_NT[place, : len(texts.ids[n])] = texts.ids[n]
+        lengths_N = np.array([len(texts.ids[n]) for n in members])
+        seen_NT = (np.arange(width) < lengths_N[:, None]).astype(np.int64)
+        found = model(
+            input_ids=torch.from_numpy(tokens_NT).to(device),
+            attention_mask=torch.from_numpy(seen_NT).to(device),
+        )
+        scores.append(found.logits)
+        order += members
+    back = torch.from_numpy(np.argsort(np.array(order))).to(device)
+    return torch.cat(scores).index_select(0, back)
+
+
+def packed_decoder_scores(model: Any, texts: RankedTexts) -> Tensor:
+    """A causal model over one row, each beginning once; the score is read at a text's last token."""
+    inner = _without_adapters(model)
+    row = packed(texts, is_causal=True, device=next(model.parameters()).device)
+    hidden_TC = _hidden(inner, row)
+    columns_N = torch.from_numpy(_last_columns(texts, _pad(model))).to(hidden_TC.device)
+    scores: Tensor = inner.score(hidden_TC.index_select(0, row.places(columns_N)))
+    return scores
+
+
+def packed_encoder_scores(model: Any, texts: RankedTexts) -> Tensor:
+    """A bidirectional model over one row; the score is read at a text's first token, as BERT and its kin do."""
+    inner = _without_adapters(model)
+    row = packed(texts.alone(), is_causal=False, device=next(model.parameters()).device)
+    first_NTC = _hidden(inner, row).index_select(0, row.start_N)[:, None]
+    pooler = getattr(inner.base_model, "pooler", None)
+    if pooler is None:
+        scores: Tensor = inner.classifier(first_NTC)
+    else:
+        scores = inner.classifier(inner.dropout(pooler(first_NTC)))
+    return scores
+
+
+def llama_scores(model: Any, texts: RankedTexts) -> Tensor:
+    """Our own forward pass of the Llama family, each beginning once. Raises ValueError for other models."""
+    family = family_of(model)
+    if family is None:
+        raise ValueError("not of the Llama family")
+    device = family.embedding.device
+    tree, places_N = _tree(texts, _last_columns(texts, _pad(model)))
+    if not fits_window(family, tree):
+        raise ValueError("a text is longer than the model's attention window")
+    enabled = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if enabled else family.embedding.dtype
+    with torch.autocast(device.type, enabled=False):
+        hidden_SC = tree_hidden(family, tree.to(device), dtype=dtype)
+    scores: Tensor = _without_adapters(model).score(hidden_SC.index_select(0, places_N.to(device)))
+    return scores
+
+
+PLAIN = Forward("padded", plain_scores, shares=False)
+WAYS = (
+    Forward("llama", llama_scores, shares=True),
+    Forward("packed decoder", packed_decoder_scores, shares=True),
+    Forward("packed encoder", packed_encoder_scores, shares=False),
+)
+"""Fastest first."""
+
+
+@torch.no_grad()
+def choose_forward(model: Any, probe: RankedTexts, ways: Sequence[Forward] = WAYS) -> Forward:
+    """The first way that gives this model's plain scores of the probe; plain where none does.
+
+    probe: real texts, among them the longest. The model is set to `eval`; nothing is trained. The check is made in
+    float32, so that it is the same whatever arithmetic training uses.
+    """
+    model.eval()
+    expected = plain_scores(model, probe)
+    close = TOLERANCE * float(expected.std()) if len(expected) > 1 else 0.0
+    for way in ways:
+        try:
+            found = way.scores(model, probe)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            continue  # a model of another build: it has its own way
+        if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=close):
+            return way
+    return PLAIN
+
+
+def _hidden(inner: Any, row: Packed) -> Tensor:
+    """Hidden states of the backbone over the row, [T, C]."""
+    backbone, positions_T = inner.base_model, row.positions_T
+    embeddings = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(embeddings, "padding_idx", None)
+    if padding is not None:  # RoBERTa and its kin count from there
+        positions_T = positions_T + padding + 1
+    with packed_attention(inner):
+        found = backbone(
+            input_ids=row.tokens_T[None],
+            position_ids=positions_T[None],
+            packed=row,
+            use_cache=False,
+        )
+    hidden: Tensor = found.last_hidden_state[0]
+    return hidden
+
+
+def _without_adapters(model: Any) -> Any:
+    """The transformers model: adapters stay in it, but names are its own."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _pad(model: Any) -> int:
+    pad = model.config.pad_token_id
+    if pad is None:
+        raise ValueError("the model's config names no pad_token_id")
+    return int(pad)
+
+
+def _last_columns(texts: RankedTexts, pad: int) -> np.ndarray:
+    """Place of each text's last token that is no padding, as transformers finds it; 0 where all are."""
+    found = [np.flatnonzero(ids != pad) for ids in texts.ids]
+    return np.array([places[-1] if len(places) else 0 for places in found], dtype=np.int64)
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of texts in groups of about one length, longest first in each."""
+    groups: list[list[int]] = []
+    real = 0
+    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        width = lengths[groups[-1][0]] if groups else 0
+        cells = width * (len(groups[-1]) + 1) if groups else 0
+        fits = cells <= PADDED_TOKENS and cells <= MOST_PADDING * (real + lengths[n])
+        if groups and fits:
+            groups[-1].append(n)
+            real += lengths[n]
+        else:
+            groups.append([n])
+            real = lengths[n]
+    return groups
+
+
+def _tree(texts: RankedTexts, columns_N: np.ndarray) -> tuple[Tree, Tensor]:
+    """The texts as a tree, rankings of fewer texts filled up with empty ones; place of each text's token there."""
+    most = max(texts.counts)
+    prompts, completions, row_N = [], [], []
+    for ranking, shared in enumerate(texts.shared):
+        members = texts.ids[texts.first[ranking] : texts.first[ranking + 1]]
+        prompts.append(members[0][:shared].tolist())
+        own = [ids[shared:].tolist() for ids in members]
+        completions.append(own + [[]] * (most - len(own)))
+        row_N += [ranking * most + place for place in range(len(own))]
+    tree = tree_of(prompts, completions)
+    shared_N = np.repeat(texts.shared, texts.counts)
+    rows = torch.tensor(row_N)
+    behind = torch.from_numpy(columns_N - shared_N)
+    own_N = tree.completions.place_RW[rows, behind.clamp_min(0)]
+    if tree.prompts.place_RW.shape[1] == 0:
+        return tree, own_N
+    origin_N = tree.prompts.place_RW[
+        rows // most,
+        torch.from_numpy(np.minimum(columns_N, shared_N)).clamp_max(
+            tree.prompts.place_RW.shape[1] - 1
+        ),
+    ]
+    return tree, torch.where(behind >= 0, own_N, origin_N)

@@ -1,0 +1,156 @@
+"""What the reward verb trains and measures on: splits by prompt, and how far each person is believed.
+
+Owns which ranking stands on which side, and the run folder's data/ and splits.json. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crestline.data.rankings import (
+    rankings_as_rows,
+    read_rankings,
+    read_rankings_and_skipped,
+)
+from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_text
+from crestline.formulas.annotators import annotator_reliability
+from crestline.formulas.ranking import MOST_TIED, largest_upper_tie
+from crestline.runs.files import write_json, write_jsonl_atomic
+from crestline.training.reward_configs import RankingLoss, RewardConfig
+from crestline.types import BadInput, Ranking
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Rankings by what they are for. counts: of rankings on each side, and of those left out, with their reasons."""
+
+    train: list[Ranking]
+    watch: list[Ranking]
+    test: list[Ranking]
+    counts: Mapping[str, int | str]
+
+    def write(self, folder: Path, config: RewardConfig) -> None:
+        """data/{train,watch,test}.jsonl and splits.json."""
+        for name in ("train", "watch", "test"):
+            rows = rankings_as_rows(getattr(self, name))
+            write_jsonl_atomic(folder / "data" / f"{name}.jsonl", rows)
+        told: dict[str, int | float | str] = {"seed": config.seed}
+        told["watch_fraction"] = config.splits.watch_fraction
+        if config.splits.eval_dataset_name:
+            told["test_from"] = config.splits.eval_dataset_name
+        else:
+            told["eval_fraction"] = config.splits.eval_fraction
+        write_json(folder / "splits.json", {**told, **self.counts})
+
+
+def split_rankings(config: RewardConfig) -> Sides:
+    """Rankings to train on, to watch with and to test on: no prompt stands on two sides.
+
+    By prompt; where rankings have no prompt, by completion text. Raises BadInput where a side comes out empty.
+    """
+    split = config.dataset_train_split
+    rankings, skipped = read_rankings_and_skipped(config.dataset_name, split=split)
+    watch, given = config.splits.watch_fraction, config.splits.eval_dataset_name
+    test = 0.0 if given else config.splits.eval_fraction
+    fractions = {"train": 1 - watch - test, "watch": watch, "test": test}
+    dropped, by = 0, "prompt"
+    if not watch and not test:
+        sides = {"train": rankings, "watch": [], "test": []}
+    elif any(not ranking.prompt for ranking in rankings):
+        by = "text"
+        sides, dropped = split_by_text(rankings, fractions, config.seed)
+    else:
+        sides = split_by_prompt(rankings, lambda ranking: ranking.prompt, fractions, config.seed)
+    if given:
+        sides["test"] = read_rankings(given, split=split)
+    for name, wanted in (("train", 1.0), ("watch", watch), ("test", 1.0)):
+        if wanted and not sides[name]:
+            raise BadInput(
+                f"{config.dataset_name}: {len(rankings)} rankings are too few to hold out "
+                f"{watch + test:.0%}; give more, or --eval_dataset_name"
+            )
+    counts: dict[str, int | str] = {f"num_{name}_rankings": len(sides[name]) for name in sides}
+    counts |= {"split_by": by, "num_dropped_by_split": dropped}
+    counts |= {"num_skipped_rankings": skipped.num_rows, "skipped": str(skipped)}
+    return Sides(sides["train"], sides["watch"], sides["test"], counts)
+
+
+def check_ties(rankings: Sequence[Ranking], config: RankingLoss) -> None:
+    """Raise BadInput for the first tie above others that is too wide to sum over."""
+    if config.ties != "either":
+        return
+    for ranking in rankings:
+        if (size := largest_upper_tie(ranking.ranks)) > MOST_TIED:
+            raise BadInput(
+                f"{ranking.where or 'a ranking'}: {size} completions share a rank above others; at most {MOST_TIED} "
+                "can: rank them finer, or use --ties equal"
+            )
+
+
+def flip_rates(
+    rankings: Sequence[Ranking], config: RankingLoss, folder: Path
+) -> list[float] | None:
+    """Share of answers the wrong way round that each ranking is trusted with; None where it is 0 for all.
+
+    With annotator_reliability it is each person's, estimated from what several people answered and written to
+    annotators.json; rankings without a name keep flip_rate. Raises BadInput where no two people answered the same.
+    """
+    if not config.annotator_reliability:
+        return [config.flip_rate] * len(rankings) if config.flip_rate else None
+    names = sorted({ranking.annotator for ranking in rankings if ranking.annotator})
+    number = {name: place for place, name in enumerate(names)}
+    answers = [
+        (number[ranking.annotator], key, first_won)
+        for ranking in rankings
+        if ranking.annotator
+        for key, first_won in comparisons(ranking)
+    ]
+    keys = {key: place for place, key in enumerate(dict.fromkeys(key for _, key, _ in answers))}
+    try:
+        if not answers:
+            raise ValueError("no ranking names its annotator")
+        found = annotator_reliability(
+            np.array([who for who, _, _ in answers]),
+            np.array([keys[key] for _, key, _ in answers]),
+            np.array([won for _, _, won in answers]),
+        )
+    except ValueError as error:
+        raise BadInput(
+            f"--annotator_reliability: {error}; leave it out, or let several people answer the same questions"
+        ) from None
+    reliability = dict(zip(names, found.reliability_A.tolist(), strict=True))
+    told = {
+        name: {"reliability": reliability[name], "num_shared_answers": int(shared)}
+        for name, shared in zip(names, found.num_shared_A, strict=True)
+    }
+    write_json(folder / "annotators.json", told)
+    return [
+        1 - reliability[ranking.annotator] if ranking.annotator else config.flip_rate
+        for ranking in rankings
+    ]
+
+
+def comparisons(ranking: Ranking) -> list[tuple[str, bool]]:
+    """Every two different texts that were ranked and not tied: a name for the question, whatever the order of the
+    texts, and whether the one that comes first in it won."""
+    found = []
+    for i, j in ranked_pairs(ranking):
+        better, worse = ranking.completions[i], ranking.completions[j]
+        if better != worse:
+            texts = sorted((better, worse))
+            found.append((repr((canonical_prompt(ranking.prompt), texts)), texts[0] == better))
+    return found
+
+
+def ranked_pairs(ranking: Ranking) -> list[tuple[int, int]]:
+    """Places (better, worse) of every two completions that people ranked and did not tie."""
+    return [
+        (i, j)
+        for i, rank in enumerate(ranking.ranks)
+        for j, other in enumerate(ranking.ranks)
+        if rank is not None and other is not None and rank < other
+    ]
