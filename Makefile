@@ -40,7 +40,7 @@ peers: .venv-peers/.done .venv-rewardbench/.done
 .venv-rewardbench/.done: bench/constraints-rewardbench.txt
 	test -x .venv-rewardbench/bin/python || $(PYTHON) -m venv .venv-rewardbench
 	.venv-rewardbench/bin/pip install --quiet -c $< torch
-	.venv-rewardbench/bin/pip install --quiet -c $< transformers datasets accelerate pandas wandb setuptools
+	.venv-rewardbench/bin/pip install --quiet -c $< transformers datasets accelerate pandas sentencepiece wandb setuptools
 	.venv-rewardbench/bin/pip install --quiet -c $< --no-deps rewardbench fschat trl
 	touch $@
 
