@@ -6,18 +6,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from crestline.models.critic import Critic
+from crestline.models.packing import RankedTexts
+from crestline.models.reward_forward import PLAIN, WAYS
 from crestline.training import grpo, ppo, reinforce, rloo
 from crestline.training.batches import (
     Batch,
     CriticExperience,
     Experience,
     Mean,
-    RankingBatch,
     TokenBatch,
     attention,
     padded,
@@ -26,7 +28,8 @@ from crestline.training.batches import (
 from crestline.training.configs import Optimization
 from crestline.training.imitation import imitation_loss
 from crestline.training.learner import Learner, Loss
-from crestline.training.reward import ranking_loss
+from crestline.training.rankings import RankingBatch, ranking_loss
+from crestline.training.reward_configs import RankingLoss
 from crestline.training.rl_configs import Grpo, Kl, Ppo, Reinforce, Rloo
 from crestline.training.surrogate import Surrogate
 
@@ -59,7 +62,21 @@ def ranking_batch(seed: int) -> RankingBatch:
     ranks = torch.tensor([[0, 1, 2], [1, 0, 1], [0, 0, 0], [2, 1, 0]])
     ranked = torch.ones(4, 3, dtype=torch.bool)
     ranked[1, 2] = ranked[3, 0] = False
-    return RankingBatch(tokens, lengths, ranks, ranked, num_rankings=4)
+    ids = [np.array(row[:length]) for row, length in zip(tokens.tolist(), lengths, strict=True)]
+    for first in (0, 3):  # two rankings begin alike
+        beginning = ids[first][:2]
+        ids[first : first + 3] = [
+            np.concatenate([beginning, own]) for own in ids[first : first + 3]
+        ]
+    return RankingBatch(
+        texts=RankedTexts.of([ids[3 * n : 3 * n + 3] for n in range(4)]),
+        ranks_RK=ranks,
+        ranked_RK=ranked,
+        margins_R=torch.zeros(4),
+        flips_R=torch.tensor([0.0, 0.1, 0.0, 0.2]),
+        taught_RM=torch.tensor([[True], [True], [False], [True]]),
+        num_taught_M=torch.tensor([3]),
+    )
 
 
 def experience(seed: int) -> CriticExperience:
@@ -109,9 +126,12 @@ def ppo_loss(model: Any, part: CriticExperience) -> Any:
     return ppo.loss(Ppo(), IN_REWARD, critic)(model, part)
 
 
+CENTRED = RankingLoss(center_rewards_coefficient=0.1)
 CASES: dict[str, tuple[Callable[[int], Batch], Loss]] = {
     "imitation": (token_batch, imitation_loss),
-    "ranking": (ranking_batch, ranking_loss),
+    "ranking padded": (ranking_batch, ranking_loss(CENTRED, PLAIN)),
+    "ranking as a tree": (ranking_batch, ranking_loss(CENTRED, WAYS[0])),
+    "ranking packed": (ranking_batch, ranking_loss(CENTRED, WAYS[1])),
     "rloo": (constant_within_rows, rloo.loss(Rloo(), IN_REWARD)),
     "rloo with k2": (constant_within_rows, rloo.loss(Rloo(), in_loss("k2"))),
     "reinforce": (experience, reinforce.loss(Reinforce(), IN_REWARD)),
@@ -127,7 +147,7 @@ CASES: dict[str, tuple[Callable[[int], Batch], Loss]] = {
 def case(request: pytest.FixtureRequest, tiny_model, tiny_scorer) -> tuple[Any, Any, Loss]:
     """(a builder of the model, a builder of batches, the loss)."""
     batches, loss = CASES[request.param]
-    build = tiny_scorer if request.param == "ranking" else tiny_model
+    build = tiny_scorer if request.param.startswith("ranking") else tiny_model
     return lambda: build(VOCABULARY), batches, loss
 
 
@@ -161,7 +181,7 @@ def gradient(case: Any, batch: Batch) -> tuple[float, list[Tensor]]:
 
 
 # not of rankings: transformers finds the last token of a scored text by the pad id
-@pytest.mark.parametrize("case", [name for name in CASES if name != "ranking"], indirect=True)
+@pytest.mark.parametrize("case", [name for name in CASES if "ranking" not in name], indirect=True)
 def test_what_stands_in_the_padding_changes_nothing(case) -> None:
     batch = case[1](1)
     real = attention(batch.lengths_N, max(LENGTHS)).bool()
@@ -215,22 +235,21 @@ def test_rloo_loss_by_hand(tiny_model) -> None:
 
 
 @torch.no_grad()
-def test_ranking_loss_and_metrics_by_hand(tiny_scorer) -> None:
+@pytest.mark.parametrize("way", [PLAIN, *WAYS[:2]], ids=lambda way: way.name)
+def test_ranking_loss_and_metrics_by_hand(tiny_scorer, way) -> None:
     model, batch = tiny_scorer(VOCABULARY), ranking_batch(1)
-    rows = zip(batch.tokens_NT, LENGTHS, strict=True)
-    a, b, c, d, e, _, *tie, _, k, m = (
-        float(model(row[None, :length]).logits) for row, length in rows
+    a, b, c, d, e, _, *_, k, m = (
+        float(model(torch.tensor(ids)[None]).logits) for ids in batch.texts.ids
     )
-    # 0 1 2 | 1 0 and not ranked | all tied | not ranked, 1 0: the order of the scores a..m
+    # 0 1 2 | 1 0 and not ranked, flipped in 1 of 10 | teaches nobody | not ranked, 1 0, flipped in 2 of 10
     losses = [
         -math.log(math.exp(a) / sum(map(math.exp, (a, b, c))))
         - math.log(math.exp(b) / (math.exp(b) + math.exp(c))),
-        -math.log(math.exp(e) / (math.exp(e) + math.exp(d))),
-        3 * math.log(sum(map(math.exp, tie))) - sum(tie),
-        -math.log(math.exp(m) / (math.exp(m) + math.exp(k))),
+        -math.log(0.8 / (1 + math.exp(d - e)) + 0.1),
+        -math.log(0.6 / (1 + math.exp(k - m)) + 0.2),
     ]
-    value, metrics = ranking_loss(model, batch)
-    assert float(value) == pytest.approx(sum(losses) / 4, abs=1e-5)
+    value, metrics = ranking_loss(RankingLoss(), way)(model, batch)
+    assert float(value) == pytest.approx(sum(losses) / 3, abs=1e-5)
     margins = [a - b, a - c, b - c, e - d, m - k]
     assert metrics["margin"].value == pytest.approx(sum(margins) / 5, abs=1e-5)
     assert metrics["accuracy"].value == sum(margin > 0 for margin in margins) / 5
@@ -261,8 +280,9 @@ def test_parts_are_whole_groups_or_even_shares_of_one(size, rows, groups) -> Non
 def test_rankings_are_never_torn() -> None:
     parts = list(ranking_batch(1).parts(7))
     assert [len(part.ranks_RK) for part in parts] == [2, 2]
-    assert [len(part.tokens_NT) for part in parts] == [6, 6]
+    assert [len(part.texts.ids) for part in parts] == [6, 6]
     assert [len(part.ranks_RK) for part in ranking_batch(1).parts(1)] == [1, 1, 1, 1]
+    assert sum(part.texts.num_tokens for part in parts) == ranking_batch(1).texts.num_tokens
 
 
 def test_means_add_exactly_and_a_mean_of_nothing_is_nan() -> None:

@@ -1,33 +1,22 @@
 import json
-import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from crestline.models.reward import Calibration, load_reward_model
+from crestline.data.rankings import read_rankings
+from crestline.models.reward import Calibration, RewardModel, load_reward_model
 from crestline.runs.files import read_json, read_jsonl
-from crestline.training.configs import Optimization
-from crestline.training.reward import (
-    RankingSource,
-    half_if_equal,
-    measure,
-    num_truncated,
-    ranked_pairs,
-    reward,
-    split_rankings,
-)
-from crestline.training.reward_configs import RewardConfig, Splits
+from crestline.training.configs import Lora, Optimization
+from crestline.training.preferences import check_ties, ranked_pairs, split_rankings
+from crestline.training.rankings import RankingSource, halves
+from crestline.training.reward import reward
+from crestline.training.reward_configs import Ensemble, RankingLoss, RewardConfig, Splits
 from crestline.types import BadInput, PromptText, Ranking
 
 CHAT: PromptText = [{"role": "user", "content": "Say cat."}]
-
-
-class LongerIsBetter:
-    """Scores by length: what `measure` needs of a reward model."""
-
-    def score(self, prompts: list[PromptText], texts: list[str]) -> list[float]:
-        return [float(len(text)) for text in texts]
 
 
 def ranking(texts: str, *ranks: int | None) -> Ranking:
@@ -48,24 +37,6 @@ def settings(task: Path, output_dir: Path, **changes: Any) -> RewardConfig:
     return RewardConfig(**(values | changes))
 
 
-def test_measure_by_hand() -> None:
-    rankings = [
-        ranking("aaaa b cc", 0, 1, 1),  # right, right
-        ranking("a bbb cc dd", 0, None, 1, 1),  # wrong, wrong
-        ranking("aa bb", 0, 1),  # equal scores: half
-        ranking("a bb", 1, 1),  # a tie says nothing
-    ]
-    calibration, evaluation = measure(LongerIsBetter(), rankings, seed=0)
-    assert evaluation["accuracy"] == evaluation["longer_wins_accuracy"] == pytest.approx(2.5 / 5)
-    assert (evaluation["num_pairs"], evaluation["num_heldout_rankings"]) == (5, 4)
-    assert evaluation["accuracy_low"] <= 0.5 <= evaluation["accuracy_high"]
-    assert calibration.mean == pytest.approx((4 + 1 + 2 + 1 + 3 + 2 + 2 + 2 + 2 + 1 + 2) / 11)
-    # the likelihood of the differences 3 2 -1 -1 0 is flat there
-    temperature = calibration.temperature
-    slope = sum(d / (1 + math.exp(d / temperature)) for d in (3, 2, -1, -1, 0))
-    assert slope == pytest.approx(0, abs=1e-3)
-
-
 def test_only_ties_cannot_be_measured(task: Path, tmp_path: Path) -> None:
     row = json.loads((task / "rankings.jsonl").read_text().splitlines()[0])
     for answer in row["completions"]:
@@ -84,39 +55,47 @@ def test_ranked_pairs_by_hand() -> None:
     assert ranked_pairs(ranking("a b", 0, 0)) == ranked_pairs(ranking("a b", 0, None)) == []
 
 
-def test_half_if_equal() -> None:
-    assert [half_if_equal(2, 1), half_if_equal(1, 2), half_if_equal(1, 1)] == [1.0, 0.0, 0.5]
-
-
 def test_batches_hold_ragged_rankings(task: Path) -> None:
     judge = load_reward_model(task / "judge")
     rankings = [ranking("cat dog hen", 2, None, 0), ranking("fox owl", 0, 1)]
-    source = RankingSource(judge, rankings, batch_size=2, seed=0, device="cpu")
+    rankings[1] = replace(rankings[1], margin=0.5)
+    source = RankingSource(judge, rankings, batch_size=2, seed=0, device="cpu", flips_R=[0.1, 0.2])
     batch, made = source.batch(1)
-    assert made == {"num_tokens": float(batch.lengths_N.sum())}
-    rows = dict(
-        zip(source.order.rows(0, 2), zip(batch.ranks_RK, batch.ranked_RK, strict=True), strict=True)
-    )
-    assert rows[0][1].tolist() == [True, False, True]
-    assert rows[0][0][rows[0][1]].tolist() == [2, 0]
-    assert rows[1][1].tolist() == [True, True, False]
-    assert rows[1][0][rows[1][1]].tolist() == [0, 1]
-    place = 3 * source.order.rows(0, 2).index(0)
-    for k, text in enumerate(("cat", "dog", "hen")):
-        length = int(batch.lengths_N[place + k])
-        assert batch.tokens_NT[place + k, :length].tolist() == judge.encode(CHAT, text)
-        assert set(batch.tokens_NT[place + k, length:].tolist()) <= {0}
+    order = source.order.rows(0, 2)
+    first, second = order.index(0), order.index(1)
+    assert batch.ranked_RK[first].tolist() == [True, False, True]
+    assert batch.ranks_RK[first][batch.ranked_RK[first]].tolist() == [2, 0]
+    assert batch.ranked_RK[second].tolist() == [True, True, False]
+    assert batch.margins_R[[first, second]].tolist() == [0.0, 0.5]
+    assert batch.flips_R[[first, second]].tolist() == pytest.approx([0.1, 0.2])
+    texts = [ids.tolist() for ids in batch.texts.ids]
+    expected = [judge.encode(CHAT, text) for n in order for text in rankings[n].completions]
+    assert texts == expected
+    # the prompt goes through the model once for each ranking
+    assert source.forward.shares
+    assert made["num_tokens"] == sum(map(len, expected)) > made["num_encoded_tokens"]
+
+
+def test_halves_complete_each_other() -> None:
+    taught = halves(9, 3, seed=1)
+    assert taught.sum(0).tolist() == [5, 5, 5]
+    assert (taught[:, 0] | taught[:, 1]).all()
+    assert (taught[:, 0] != taught[:, 2]).any()
 
 
 def test_truncated_are_those_that_lost_something(task: Path) -> None:
-    judge = load_reward_model(task / "judge")
     texts = ranking("cat " + "cat-dog-" * 3, 0, 1)
+    judge = load_reward_model(task / "judge")
     lengths = [len(judge.encode(CHAT, text)) for text in texts.completions]
     assert lengths[0] < lengths[1] < judge.max_length
     counts = []
     for limit in (lengths[1], lengths[1] - 1, lengths[0] - 1):
-        judge.max_length = limit
-        counts.append(num_truncated(judge, [texts]))
+        short = RewardModel(
+            judge.model, judge.tokenizer, max_length=limit, calibration=Calibration()
+        )
+        source = RankingSource(short, [texts], batch_size=1, seed=0, device="cpu")
+        counts.append(source.num_truncated)
+        assert source.ids[0][1].tolist()[-3:] == judge.encode(CHAT, texts.completions[1])[-3:]
     assert counts == [0, 1, 2]
 
 
@@ -133,20 +112,28 @@ def test_it_learns_calibrates_and_says_how_well(task: Path, tmp_path: Path) -> N
     assert evaluation["num_dropped_by_split"] == evaluation["num_truncated"] == 0
     found = load_reward_model(folder)
     assert found.calibration == Calibration(evaluation["mean"], evaluation["temperature"])
-    _, held, _, _ = split_rankings(config)
+    held = split_rankings(config).test
     raw = [found.score([r.prompt], [text])[0] for r in held for text in r.completions]
     assert found.calibration.mean == pytest.approx(sum(raw) / len(raw), abs=1e-4)
 
 
-def test_no_prompt_stands_on_both_sides(task: Path, tmp_path: Path) -> None:
-    train, held, dropped, _ = split_rankings(settings(task, tmp_path))
-    assert (len(train) + len(held), dropped) == (20, 0)
-    prompts = [{json.dumps(r.prompt) for r in side} for side in (train, held)]
-    assert not prompts[0] & prompts[1]
-    everything, same, _, _ = split_rankings(
-        settings(task, tmp_path, splits=Splits(eval_dataset_name=str(task / "rankings.jsonl")))
-    )
-    assert everything == same and len(same) == 20
+def test_no_prompt_stands_on_two_sides(task: Path, tmp_path: Path) -> None:
+    config = settings(task, tmp_path, splits=Splits(eval_fraction=0.3, watch_fraction=0.3))
+    sides = split_rankings(config)
+    prompts = [
+        {json.dumps(r.prompt) for r in side} for side in (sides.train, sides.watch, sides.test)
+    ]
+    assert all(prompts) and len(set.union(*prompts)) == sum(map(len, prompts))
+    assert sum(map(len, (sides.train, sides.watch, sides.test))) == 20
+    given = Splits(eval_dataset_name=str(task / "rankings.jsonl"))
+    same = split_rankings(settings(task, tmp_path, splits=given))
+    assert same.train == same.test and len(same.test) == 20 and same.watch == []
+    reward(replace(config, output_dir=str(tmp_path / "run")))
+    told = read_json(tmp_path / "run/splits.json")
+    for name in ("train", "watch", "test"):
+        written = read_rankings(str(tmp_path / f"run/data/{name}.jsonl"))
+        assert len(written) == told[f"num_{name}_rankings"]
+        assert [r.completions for r in written] == [r.completions for r in getattr(sides, name)]
 
 
 def test_one_prompt_is_too_few_to_hold_some_out(task: Path, tmp_path: Path) -> None:
@@ -160,3 +147,71 @@ def test_one_prompt_is_too_few_to_hold_some_out(task: Path, tmp_path: Path) -> N
 def test_half_of_one_block_is_one_block(task: Path, tmp_path: Path) -> None:
     folder = reward(settings(task, tmp_path / "half", half_depth=True))
     assert load_reward_model(folder).model.config.num_hidden_layers == 1
+
+
+@pytest.mark.parametrize("members", ["heads", "models"])
+def test_an_ensemble_is_one_reward_model_with_a_spread(
+    task: Path, tmp_path: Path, members: Any
+) -> None:
+    ensemble = Ensemble(num_members=2, members=members, aggregate="uwo")
+    config = settings(task, tmp_path / "reward", num_train_epochs=4.0, ensemble=ensemble)
+    folder = reward(config)
+    found = load_reward_model(folder)
+    assert (found.num_members, found.aggregate) == (2, "uwo")
+    spread = found.member_scores([CHAT] * 2, ["cat", "dog hen"])
+    assert spread.shape == (2, 2) and (spread[:, 0] != spread[:, 1]).all()
+    joined = spread.mean(1) - 0.1 * spread.var(1)
+    scores = np.array(found.score([CHAT] * 2, ["cat", "dog hen"]))
+    assert np.diff(scores) == pytest.approx(np.diff(joined), abs=1e-5)
+
+
+def test_adapters_ship_merged_and_alone(task: Path, tmp_path: Path) -> None:
+    config = settings(task, tmp_path / "reward", lora=Lora(use_peft=True, lora_r=2))
+    folder = reward(config)
+    alone = load_reward_model(tmp_path / "reward" / "adapter")
+    asked = ([CHAT] * 2, ["cat", "dog hen"])
+    assert load_reward_model(folder).score(*asked) == pytest.approx(alone.score(*asked), abs=1e-4)
+
+
+def test_people_are_trusted_by_how_they_agree(task: Path, tmp_path: Path) -> None:
+    row = json.loads((task / "rankings.jsonl").read_text().splitlines()[0])
+    texts = [completion["completion"] for completion in row["completions"]][:2]
+    rows = []
+    for number in range(12):
+        for who, first in (("ann", 0), ("bob", 0), ("eve", number % 2)):
+            ranks = [0, 1] if first == 0 else [1, 0]
+            context = [{"role": "user", "content": f"question {number}"}]
+            pairs = zip(ranks, texts, strict=True)
+            answers = [{"rank": rank, "completion": text} for rank, text in pairs]
+            rows.append({"context": context, "completions": answers, "annotator": who})
+    (tmp_path / "named.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trusting = RankingLoss(annotator_reliability=True)
+    config = settings(
+        task,
+        tmp_path / "reward",
+        dataset_name=str(tmp_path / "named.jsonl"),
+        ranking_loss=trusting,
+    )
+    reward(config)
+    told = read_json(tmp_path / "reward/annotators.json")
+    assert told["ann"]["reliability"] > 0.9 > 0.75 > told["eve"]["reliability"]
+    with pytest.raises(BadInput, match="no ranking names its annotator"):
+        reward(settings(task, tmp_path / "unnamed", ranking_loss=trusting))
+
+
+def test_a_tie_too_wide_is_named(task: Path) -> None:
+    wide = replace(ranking("x " * 12, *[0] * 11, 1), where="votes.jsonl:3")
+    with pytest.raises(BadInput, match=r"votes.jsonl:3: 11 completions share a rank"):
+        check_ties([wide], RankingLoss())
+    check_ties([wide], RankingLoss(ties="equal"))
+
+
+def test_typical_answers_say_where_a_half_is(task: Path, tmp_path: Path) -> None:
+    samples = [{"prompt": CHAT, "completions": ["cat", "dog hen owl"]}]
+    (tmp_path / "samples.jsonl").write_text(json.dumps(samples[0]) + "\n")
+    config = settings(
+        task, tmp_path / "reward", calibration_samples=str(tmp_path / "samples.jsonl")
+    )
+    found = load_reward_model(reward(config))
+    scores = found.score([CHAT] * 2, samples[0]["completions"])
+    assert found.calibration.mean == pytest.approx(np.mean(scores), abs=1e-4)
