@@ -37,6 +37,7 @@ COMPLETIONS = [[2, 3, 1], [5, 5, 6, 7, 4], [1], [8, 9, 10, 1], [2, 11, 2, 11, 2]
 REWARDS = [1.0, 0.25, -0.5, 2.0, 2.0, 0.0]
 
 OFF = {"use_bias_correction_kl": False}
+"""k3 as GRPO's authors have it; TRL would multiply it with the ratio."""
 CASES: dict[str, dict[str, Any]] = {
     "grpo_dapo": {"loss_type": "dapo"},
     "grpo_grpo": {"loss_type": "grpo"},
@@ -45,17 +46,10 @@ CASES: dict[str, dict[str, Any]] = {
     "grpo_scale_none": {"loss_type": "dapo", "scale_rewards": "none"},
     "grpo_scale_batch": {"loss_type": "dapo", "scale_rewards": "batch"},
     "grpo_k3": {"loss_type": "grpo", "beta": 0.3, **OFF},
-    "grpo_k3_corrected": {"loss_type": "grpo", "beta": 0.3, "use_bias_correction_kl": True},
     "grpo_stale_dapo": {"loss_type": "dapo", "epsilon_high": 0.28, "stale": True},
     "grpo_stale_grpo": {"loss_type": "grpo", "stale": True},
     "grpo_stale_dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none", "stale": True},
     "grpo_stale_k3": {"loss_type": "dapo", "beta": 0.3, "stale": True, **OFF},
-    "grpo_stale_k3_corrected": {
-        "loss_type": "dapo",
-        "beta": 0.3,
-        "stale": True,
-        "use_bias_correction_kl": True,
-    },
     "grpo_warm": {"loss_type": "dapo", "beta": 0.3, "temperature": 0.7, "stale": True, **OFF},
     "rloo": {"beta": 0.0},
     "rloo_k1": {"beta": 0.3},
