@@ -36,7 +36,7 @@ def process(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
     try:
         assert running.stdout is not None
         ready = running.stdout.readline()
-        assert ready.startswith("ready on http://127.0.0.1:"), ready
+        assert ready.startswith("ready on http://"), ready
         yield running, ready.split()[2].rstrip(":")
     finally:
         running.kill()
@@ -76,7 +76,8 @@ def test_sigterm_answers_what_was_accepted_and_refuses_what_is_new(reward_folder
 def test_a_second_ctrl_c_gives_up_what_waits(reward_folder: Path) -> None:
     content = {"query": ["The cat sat" + " on the mat" * 9] * 4000}
     answers: list[httpx.Response] = []
-    with process(reward_folder, "--max_batch_tokens", "64") as (running, at):
+    words = ("--max_batch_tokens", "64", "--host", "0.0.0.0")
+    with process(reward_folder, *words) as (running, at):
         asking = threading.Thread(
             target=lambda: answers.append(httpx.post(f"{at}/get_reward", json=content, timeout=60))
         )
@@ -89,6 +90,10 @@ def test_a_second_ctrl_c_gives_up_what_waits(reward_folder: Path) -> None:
         asking.join()
     assert answers[0].status_code == 503
     assert running.returncode == 130
+    assert err.splitlines()[0] == (
+        "crestline: warning: --host 0.0.0.0: anyone who can reach this machine can use it: "
+        "give --api_key"
+    )
     assert err.splitlines()[-1] == "crestline: interrupted"
 
 

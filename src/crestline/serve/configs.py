@@ -23,7 +23,7 @@ class RewardServeConfig:
     max_queue: int = 16384
     """Texts that may wait for their scores; a request that does not fit is answered 429 and can be sent again."""
     max_batch_tokens: int = 0
-    """Tokens, padding included, that are scored together; 0 takes what is fast: 4096 on a CPU, 65536 on a GPU."""
+    """Tokens, padding included, that are scored together; 0 takes what the device does fastest."""
     max_request_bytes: int = 16_777_216
     """Largest body of a request; a larger one is answered 413."""
     query_end: str = ""
