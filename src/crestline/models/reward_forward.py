@@ -108,8 +108,8 @@ def llama_scores(model: Any, texts: RankedTexts) -> Tensor:
 
 PLAIN = Forward("padded", plain_scores, shares=False)
 WAYS = (
-    Forward("llama", llama_scores, shares=True),
     Forward("packed decoder", packed_decoder_scores, shares=True),
+    Forward("llama", llama_scores, shares=True),
     Forward("packed encoder", packed_encoder_scores, shares=False),
 )
 """Fastest first."""
