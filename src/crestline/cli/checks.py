@@ -33,6 +33,7 @@ from crestline.runs.settings import plain
 from crestline.serve.address import listen, url
 from crestline.serve.configs import RewardServeConfig
 from crestline.training.configs import PretrainConfig, SftConfig
+from crestline.training.health import may_change
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
 from crestline.types import BadInput
@@ -195,7 +196,8 @@ def run_input(config: RunConfig) -> list[str]:
     who = people(material.people or config.world.name, config.world.flip_probability)
     if material.people:
         found.append(who)
-    is_there = RunFolder(config.output_dir).check(plain(config), what="run")
+    ignore = may_change(Path(config.output_dir, "rl"), "rl.")
+    is_there = RunFolder(config.output_dir).check(plain(config), what="run", ignore=ignore)
     return [*found, f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"]
 
 
@@ -269,7 +271,8 @@ def people(flag: str, flip_probability: float) -> str:
 def folder(config: Any, verb: str) -> str:
     """Looks whether a stage can begin or go on in its output_dir."""
     settings = {"verb": verb, **plain(config)}
-    is_there = RunFolder(config.output_dir).check(settings, what=verb)
+    ignore = may_change(config.output_dir)
+    is_there = RunFolder(config.output_dir).check(settings, what=verb, ignore=ignore)
     return f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"
 
 

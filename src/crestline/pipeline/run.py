@@ -39,6 +39,7 @@ from crestline.report.page import write_report
 from crestline.runs.files import read_json, write_json, write_jsonl_atomic
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import build, plain
+from crestline.training.health import may_change
 from crestline.training.pretrain import pretrain
 from crestline.training.reward import reward
 from crestline.training.reward_configs import RewardConfig, Splits
@@ -59,7 +60,8 @@ def run(config: RunConfig, *, screen: Screen) -> Verdict:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     folder = RunFolder(Path(config.output_dir))
-    resumed = folder.open_or_create(plain(config), what="run")
+    ignore = may_change(folder.path / "rl", "rl.")
+    resumed = folder.open_or_create(plain(config), what="run", ignore=ignore)
     try:
         screen.say(f"{'resuming' if resumed else 'starting'} {config.output_dir}")
         for name, text in lines:

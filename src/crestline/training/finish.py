@@ -11,14 +11,17 @@ from crestline.models.load import save_model
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import writing
 from crestline.runs.folder import RunFolder
+from crestline.training.health import PAUSED_FILE, may_change
 from crestline.types import BadInput
 
 
 @contextmanager
 def open_stage(output_dir: str, config: dict[str, Any], what: str) -> Iterator[RunFolder]:
-    """The run folder of a verb, locked while it works; resumes if the config is the same."""
+    """The run folder of a verb, locked while it works; resumes if the config is the same, or cures a pause."""
     folder = RunFolder(Path(output_dir))
-    folder.open_or_create({"verb": what, **config}, what=what)
+    settings = {"verb": what, **config}
+    folder.open_or_create(settings, what=what, ignore=may_change(folder.path))
+    (folder.path / PAUSED_FILE).unlink(missing_ok=True)
     try:
         yield folder
     except BadInput:

@@ -27,9 +27,10 @@ from crestline.runs.checkpoints import (
 from crestline.runs.files import read_json, write_json, writing
 from crestline.runs.folder import RunFolder
 from crestline.training.batches import Batch
+from crestline.training.health import PAUSED_FILE, Unhealthy, Watchdog, refuse_nonfinite
 from crestline.training.learner import Learner, Loss
 from crestline.training.seeds import stream
-from crestline.types import BadInput
+from crestline.types import BadInput, Paused
 
 STATE_FILE = "state.safetensors"
 """Tensors that source and hook keep, in a checkpoint."""
@@ -85,15 +86,18 @@ def fit(
     seed: int,
     hook: AfterUpdate | None = None,
     keepers: Mapping[str, Keeper] | None = None,
+    watchdog: Watchdog | None = None,
     on_weights: Callable[[], None] | None = None,
     progress: Progress = silent,
 ) -> None:
     """Run the updates that are left, from the latest checkpoint; leaves the final one as a checkpoint.
 
-    keepers: what besides weights, optimiser and hook travels in the checkpoints, by name.
-    on_weights: called whenever the weights have changed. Raises Paused if an update is not finite.
+    keepers: what besides weights, optimiser, hook and watchdog travels in the checkpoints, by name.
+    on_weights: called whenever the weights have changed.
+    Raises Paused, with the folder back at the last good checkpoint, if an update is not finite or the watchdog says so.
     """
-    kept = {**(keepers or {}), **({"hook": hook} if hook else {})}
+    others = {"hook": hook, "health": watchdog}
+    kept = {**(keepers or {}), **{name: value for name, value in others.items() if value}}
     start = resume(folder, learner, kept)
     if on_weights:
         on_weights()
@@ -103,16 +107,40 @@ def fit(
         began = time.perf_counter()
         torch.manual_seed(stream(seed, "update", update))
         batch, made = source.batch(update)
-        metrics = {**made, **learner.update(batch, loss, update)}
-        if on_weights:
-            on_weights()
-        metrics["step_seconds"] = round(time.perf_counter() - began, 4)
-        folder.append_metrics({"update": update, **metrics})
+        try:
+            refuse_nonfinite(update, made)
+            metrics = {**made, **learner.update(batch, loss, update)}
+            if on_weights:
+                on_weights()
+            metrics["step_seconds"] = round(time.perf_counter() - began, 4)
+            folder.append_metrics({"update": update, **metrics})
+            if watchdog:
+                watchdog.look(update, metrics)
+        except Unhealthy as error:
+            raise rolled_back(folder.path, error, watchdog) from None
         keep = hook.after_update(update, metrics) if hook else False
         last = update == learner.num_updates or (hook is not None and hook.is_done)
         if keep or last or update % learner.config.save_updates == 0:
             save_checkpoint(folder.path, learner, tokenizer, update, keep=keep, keepers=kept)
+            forget_before(folder.path, good_checkpoint(folder.path, watchdog))
         progress(update, learner.num_updates, metrics)
+    forget_before(folder.path, max(list_checkpoints(folder.path), default=0))
+
+
+def good_checkpoint(folder: Path, watchdog: Watchdog | None) -> int:
+    """The latest checkpoint that has proved good; where nobody watches, the latest. 0 if there is none."""
+    bound = watchdog.verified if watchdog else 1 << 62
+    return max((update for update in list_checkpoints(folder) if update <= bound), default=0)
+
+
+def rolled_back(folder: Path, error: Unhealthy, watchdog: Watchdog | None) -> Paused:
+    """Leave the last good checkpoint as the one to go on from, and say so."""
+    good = good_checkpoint(folder, watchdog)
+    for update in list_checkpoints(folder):
+        if update > good:
+            remove_folder(checkpoint_path(folder, update))
+    write_json(folder / PAUSED_FILE, {"update": error.update, "reason": str(error), "from": good})
+    return Paused(f"{error}: it goes on from {f'checkpoint-{good}' if good else 'the start'}")
 
 
 def resume(folder: RunFolder, learner: Learner, keepers: Mapping[str, Keeper]) -> int:
@@ -130,7 +158,6 @@ def resume(folder: RunFolder, learner: Learner, keepers: Mapping[str, Keeper]) -
             remove_folder(checkpoint_path(folder.path, update))
     if start == 0:
         return 0
-    forget_before(folder.path, start)
     path = checkpoint_path(folder.path, start)
     try:
         load_weights(learner.model, path)
@@ -160,14 +187,13 @@ def save_checkpoint(
     keep: bool,
     keepers: Mapping[str, Keeper],
 ) -> None:
-    """Write checkpoint-N whole or not at all; the one before it keeps its weights only, or goes."""
+    """Write checkpoint-N whole or not at all."""
     path = checkpoint_path(folder, update)
     with new_folder(path) as temporary, writing(path):
         save_model(learner.model, tokenizer, temporary)
         save_file(learner.state(), temporary / "optimizer.safetensors")
         states = {name: keeper.state() for name, keeper in keepers.items()}
         write_states(temporary, {"update": update, "keep": keep}, states)
-    forget_before(folder, update)
 
 
 def write_states(path: Path, trainer: dict[str, Any], states: Mapping[str, dict[str, Any]]) -> None:

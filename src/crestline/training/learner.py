@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crestline.training.batches import Batch, Mean
 from crestline.training.configs import Optimization
-from crestline.types import Paused
+from crestline.training.health import Unhealthy
 
 Loss = Callable[[Any, Any], tuple[Tensor, dict[str, Mean]]]
 """(model, part of a batch) -> (sum already divided by the update's denominators, metrics)."""
@@ -86,7 +86,7 @@ class Learner:
         )
 
     def update(self, batch: Batch, loss: Loss, update: int) -> dict[str, float]:
-        """One optimiser step. Raises Paused, with the weights untouched, if loss or gradient is not finite."""
+        """One optimiser step. Raises Unhealthy, with the weights untouched, if loss or gradient is not finite."""
         self.model.train(self.dropout)
         sums: dict[str, Mean] = {}
         total = 0.0
@@ -103,9 +103,10 @@ class Learner:
         )
         if not all(map(math.isfinite, (total, norm, *critic_norm))):
             self.optimizer.zero_grad(set_to_none=True)
-            raise Paused(
-                f"update {update}: loss {total} with gradient norm {norm} is not finite; "
-                "the last checkpoint is good: lower --learning_rate and start again from it"
+            raise Unhealthy(
+                update,
+                f"loss {total} with gradient norm {norm} is not finite",
+                "lower --learning_rate",
             )
         rate = learning_rate(self.config, update, self.num_updates)
         for group in self.optimizer.param_groups:

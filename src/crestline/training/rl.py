@@ -22,6 +22,7 @@ from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import Keeper, Progress, fit, save_checkpoint, silent
 from crestline.training.grid import DistanceGrid
+from crestline.training.health import Watchdog
 from crestline.training.learner import Learner, Loss
 from crestline.training.rewarding import reward_of
 from crestline.training.rl_configs import Ppo, RlConfig
@@ -42,11 +43,12 @@ def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) ->
         cast = gathered(config, folder, tokenizer, train, held, device)
         source = RlSource(config, folder, cast, train)
         grid = DistanceGrid(config, folder, cast, held)
+        watchdog = Watchdog(config.health)
         learner = learner_of(config, cast)
         if not folder.checkpoint_path(0).exists():
             folder.cut_to(-1)
             grid.measure(0)
-            at_start: dict[str, Keeper] = {"source": source, "hook": grid}
+            at_start: dict[str, Keeper] = {"source": source, "hook": grid, "health": watchdog}
             save_checkpoint(folder.path, learner, tokenizer, 0, keep=True, keepers=at_start)
         fit(
             folder,
@@ -57,6 +59,7 @@ def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) ->
             seed=config.seed,
             hook=grid,
             keepers={"source": source},
+            watchdog=watchdog,
             on_weights=cast.sampler.refresh,
             progress=progress,
         )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from crestline.rewards.configs import RewardSources, Shaping
 from crestline.training.configs import Optimization, at_least, positive
+from crestline.training.health import Health
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +202,7 @@ class RlConfig:
     kl: Kl = field(default_factory=Kl)
     reward_sources: RewardSources = field(default_factory=RewardSources)
     shaping: Shaping = field(default_factory=Shaping)
+    health: Health = field(default_factory=Health)
     checkpoints: Checkpointing = field(default_factory=lambda: Checkpointing())
     optimization: Optimization = field(
         default_factory=lambda: Optimization(

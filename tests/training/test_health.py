@@ -1,0 +1,241 @@
+"""What makes a run pause, what it leaves behind, and how it goes on."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crestline.rewards.configs import RewardSources
+from crestline.runs.checkpoints import list_checkpoints
+from crestline.runs.files import read_json, read_jsonl
+from crestline.training.configs import Optimization
+from crestline.training.health import Health, Unhealthy, Watchdog, may_change, refuse_nonfinite
+from crestline.training.rl import rl
+from crestline.training.rl_configs import Checkpointing, Kl, RlConfig
+from crestline.types import BadInput, Paused
+
+FINE = {
+    "frac_reward_zero_std": 0.0,
+    "completions/clipped_ratio": 0.1,
+    "completions/mean_length": 20.0,
+    "grad_norm": 2.0,
+    "kl": 0.5,
+}
+
+
+def looked(rows: Sequence[dict[str, float]], **settings: Any) -> tuple[int | None, Watchdog, str]:
+    """(the update at which it paused, the watchdog, what it said)."""
+    watchdog = Watchdog(Health(**settings))
+    for update, row in enumerate(rows, 1):
+        try:
+            watchdog.look(update, row)
+        except Unhealthy as error:
+            assert error.update == update
+            return update, watchdog, str(error)
+    return None, watchdog, ""
+
+
+def sick(**changes: float) -> list[dict[str, float]]:
+    return [FINE] * 12 + [{**FINE, **changes}] * 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "update", "says", "flag"),
+    [
+        ({"frac_reward_zero_std": 0.96}, 22, "same reward in 96% of the groups", "--temperature"),
+        (
+            {"completions/clipped_ratio": 0.99},
+            22,
+            "99% of the completions do not end",
+            "--missing_eos",
+        ),
+        ({"completions/mean_length": 1.2}, 22, "1.2 tokens on average", "--learning_rate"),
+        ({"grad_norm": 61.0}, 22, "norm is 61", "--learning_rate"),
+        ({"kl": 16.0}, 14, "KL jumped to 16 nats from a median of 0.50", "--beta"),
+    ],
+)
+def test_each_check_by_hand(changes, update, says, flag) -> None:
+    found, watchdog, text = looked(sick(**changes))
+    assert found == update
+    assert says in text and flag in text and "run the same command again" in text
+    assert watchdog.verified == 11  # 12 was sampled from when it looked wrong first
+    nearly = {name: 0.97 * value for name, value in changes.items()} | (
+        {"completions/mean_length": 1.6} if "completions/mean_length" in changes else {}
+    )
+    if "kl" in changes:
+        nearly = {"kl": 14.9}
+    if "grad_norm" in changes:
+        nearly = {"grad_norm": 59.0}
+    if "frac_reward_zero_std" in changes or "completions/clipped_ratio" in changes:
+        nearly = dict.fromkeys(changes, 0.94)
+    found, watchdog, _ = looked(sick(**nearly))
+    assert found is None and watchdog.verified == 23
+
+
+def test_a_streak_must_not_break() -> None:
+    wrong = {**FINE, "frac_reward_zero_std": 1.0}
+    assert looked(([wrong] * 9 + [FINE]) * 5)[0] is None
+    assert (
+        looked([wrong] * 9 + [{"grad_norm": 2.0}] * 5 + [wrong])[0] == 15
+    )  # unseen is not healthy
+
+
+def test_what_was_so_from_the_start_is_no_collapse() -> None:
+    rows = [{**FINE, "completions/clipped_ratio": 1.0, "completions/mean_length": 1.0}] * 30
+    assert looked(rows)[0] is None
+
+
+def test_kl_that_grows_steadily_and_gradients_that_shrink_are_healthy() -> None:
+    rows = [{**FINE, "kl": 0.02 * 1.5**n, "grad_norm": 30 * 0.9**n} for n in range(40)]
+    assert looked(rows)[0] is None
+
+
+def test_checks_can_be_switched_off() -> None:
+    everything = sick(**{"frac_reward_zero_std": 1.0, "completions/clipped_ratio": 1.0})
+    assert looked(everything, max_collapsed_groups=1.0, max_truncated=1.0)[0] is None
+    worse = sick(kl=1e6, grad_norm=1e6, **{"completions/mean_length": 0.0})
+    off = {"max_kl_jump": 0.0, "max_grad_growth": 0.0, "min_mean_length": 0.0}
+    assert looked(worse, **off)[0] is None
+    assert looked([*sick(kl=1e9), *everything], health_patience=0)[0] is None
+    with pytest.raises(ValueError, match="max_kl_jump must be at least 0"):
+        Health(max_kl_jump=-1.0)
+
+
+def test_it_goes_on_from_its_state() -> None:
+    rows = [{**FINE, "kl": 0.1 * n, "grad_norm": 1.0 + n % 3} for n in range(12)]
+    rows += [{**FINE, "grad_norm": 500.0}] * 10
+    whole = looked(rows)
+    assert whole[0] == 22
+    for stop in range(22):
+        first, second = Watchdog(Health()), Watchdog(Health())
+        for update in range(1, stop + 1):
+            first.look(update, rows[update - 1])
+        second.load(json.loads(json.dumps(first.state())))
+        with pytest.raises(Unhealthy, match=r"update 22"):
+            for update in range(stop + 1, 23):
+                second.look(update, rows[update - 1])
+        assert second.state() == whole[1].state()
+
+
+def test_what_is_not_finite_is_named() -> None:
+    refuse_nonfinite(1, FINE)
+    with pytest.raises(Unhealthy, match="update 3: reward is nan; mend what scores"):
+        refuse_nonfinite(3, {**FINE, "reward": float("nan")})
+    with pytest.raises(Unhealthy, match="update 3: kl is inf; lower --learning_rate"):
+        refuse_nonfinite(3, {"kl": float("inf")})
+
+
+# ---- in a run --------------------------------------------------------------------------------
+
+CONSTANT = "def same(prompts, completions):\n    return [1.0] * len(completions)\n"
+
+
+def settings(task: Path, folder: Path, **changes: Any) -> RlConfig:
+    values: dict[str, Any] = {
+        "model_name_or_path": str(task / "base"),
+        "reward_model_name_or_path": str(task / "judge"),
+        "dataset_name": str(task / "prompts.jsonl"),
+        "output_dir": str(folder / "run"),
+        "num_updates": 12,
+        "num_prompts": 2,
+        "num_generations": 3,
+        "max_completion_length": 6,
+        "checkpoints": Checkpointing(distance_step=0.2, num_eval_prompts=4),
+        "optimization": Optimization(
+            learning_rate=1e-3, lr_scheduler_type="constant", save_updates=2, dtype="float32"
+        ),
+    }
+    return RlConfig(**(values | changes))
+
+
+def test_collapsed_groups_pause_and_another_patience_goes_on(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text(CONSTANT)
+    sources = RewardSources(reward_funcs=f"{tmp_path}/rewards.py:same")
+    config = settings(
+        task,
+        tmp_path,
+        reward_model_name_or_path="",
+        reward_sources=sources,
+        health=Health(health_patience=3),
+    )
+    with pytest.raises(Paused, match=r"update 3: .* in 100% of the groups.*from the start"):
+        rl(config)
+    told = read_json(tmp_path / "run/paused.json")
+    assert (told["update"], told["from"]) == (3, 0)
+    with pytest.raises(Paused, match="update 3"):  # the same settings end the same way
+        rl(config)
+    with pytest.raises(BadInput, match="num_prompts is 2 there and 4 here"):
+        rl(replace(config, num_prompts=4))
+    rl(replace(config, health=Health(max_collapsed_groups=1.0)))
+    assert len(read_jsonl(tmp_path / "run/metrics.jsonl")) == 12
+    assert not (tmp_path / "run/paused.json").exists()
+
+
+def wild(task: Path, tmp_path: Path) -> RlConfig:
+    """Settings that make KL jump within a few updates."""
+    return settings(
+        task,
+        tmp_path,
+        kl=Kl(beta=1e-6),
+        health=Health(max_kl_jump=0.01),
+        optimization=Optimization(
+            learning_rate=5e-3, lr_scheduler_type="constant", save_updates=2, dtype="float32"
+        ),
+    )
+
+
+def test_a_kl_spike_rolls_back_to_the_last_good_checkpoint(task: Path, tmp_path: Path) -> None:
+    config = wild(task, tmp_path)
+    with pytest.raises(Paused, match=r"KL jumped .* it goes on from checkpoint-(\d+)") as caught:
+        rl(config)
+    folder = tmp_path / "run"
+    told = read_json(folder / "paused.json")
+    good = told["from"]
+    assert str(caught.value).endswith(f"checkpoint-{good}") and good <= told["update"] - 3
+    assert list_checkpoints(folder)[-1] == good
+    assert (folder / f"checkpoint-{good}" / "optimizer.safetensors").exists()
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert rows[-1]["update"] == told["update"]  # what went wrong can be read
+    slower = replace(config.optimization, learning_rate=1e-6)
+    rl(replace(config, optimization=slower, health=Health()))
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert [row["update"] for row in rows] == list(range(1, 13))
+    rates = [row["learning_rate"] for row in rows]
+    assert rates == [5e-3] * good + [1e-6] * (12 - good)
+
+
+def test_settings_may_change_only_while_it_is_paused(task: Path, tmp_path: Path) -> None:
+    config = settings(task, tmp_path, num_updates=2)
+    rl(config)
+    assert may_change(tmp_path / "run") == ()
+    with pytest.raises(BadInput, match=r"health\.health_patience is 10 there and 3 here"):
+        rl(replace(config, health=Health(health_patience=3)))
+    (tmp_path / "run/paused.json").write_text("{}")
+    assert "optimization.learning_rate" in may_change(tmp_path / "run")
+    assert "rl.kl" in may_change(tmp_path / "run", "rl.")
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 5])
+def test_a_kill_on_the_way_to_a_pause_changes_nothing(task, tmp_path, stop: int) -> None:
+    def killed(update: int, num_updates: int, metrics: Any) -> None:
+        if update == stop:
+            raise KeyboardInterrupt
+
+    config = wild(task, tmp_path)
+    said: list[str] = []
+    runs: list[Callable[[], Any]] = [
+        lambda: rl(replace(config, output_dir=str(tmp_path / "whole"))),
+        lambda: rl(config, progress=killed),
+        lambda: rl(config),
+    ]
+    for start in runs:
+        try:
+            start()
+        except (Paused, KeyboardInterrupt) as error:
+            said.append(str(error))
+    told = [read_json(tmp_path / side / "paused.json") for side in ("whole", "run")]
+    assert told[0] == told[1]
+    assert list_checkpoints(tmp_path / "run") == list_checkpoints(tmp_path / "whole")
