@@ -39,7 +39,9 @@ def older_tokenizer(found: dict[str, Any]) -> dict[str, Any]:
     """tokenizer_config.json under the names of version 4."""
     name = str(found.get("tokenizer_class", ""))
     changed = {**found, "tokenizer_class": OLDER_TOKENIZER_CLASSES.get(name, name)}
-    if changed["tokenizer_class"] == "PreTrainedTokenizerFast":  # version 4 would add token_type_ids
+    if (
+        changed["tokenizer_class"] == "PreTrainedTokenizerFast"
+    ):  # version 4 would add token_type_ids
         changed.setdefault("model_input_names", ["input_ids", "attention_mask"])
     for note in ("backend", "is_local", "local_files_only"):  # how it was loaded, not what it is
         changed.pop(note, None)
