@@ -17,9 +17,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from crestline.models.load import load_tokenizer, save_model
 from crestline.runs.files import read_jsonl
-from crestline.training.configs import Optimization, SftConfig
+from crestline.training.configs import Lora, Optimization, SftConfig
 from crestline.training.reward import reward
-from crestline.training.reward_configs import RewardConfig, Splits
+from crestline.training.reward_configs import Ensemble, RewardConfig, Splits
 from crestline.training.rl import rl
 from crestline.training.rl_configs import (
     Checkpointing,
@@ -220,6 +220,16 @@ def test_dropout_draws_the_same_after_a_kill(task, tmp_path: Path) -> None:
     config = replace(settings("sft", task), model_name_or_path=str(tmp_path / "base"))
     run(config, tmp_path / "whole")
     run_killed_after(config, tmp_path / "run", 4)
+    run(config, tmp_path / "run")
+    check_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_adapters_and_heads_resume_from_what_was_trained_alone(task, tmp_path: Path) -> None:
+    lora, ensemble = Lora(use_peft=True, lora_r=2, lora_dropout=0.1), Ensemble(num_members=3)
+    config = replace(settings("reward", task), lora=lora, ensemble=ensemble)
+    run(config, tmp_path / "whole")
+    run_killed_after(config, tmp_path / "run", 4)
+    assert not (tmp_path / "run" / "checkpoint-3" / "model.safetensors").exists()
     run(config, tmp_path / "run")
     check_same(tmp_path / "run", tmp_path / "whole")
 
