@@ -21,6 +21,7 @@ from crestline.formulas.annotators import annotator_reliability
 from crestline.formulas.ranking import MOST_TIED, largest_upper_tie
 from crestline.runs.files import write_json, write_jsonl_atomic
 from crestline.training.reward_configs import RankingLoss, RewardConfig
+from crestline.training.seeds import stream
 from crestline.types import BadInput, Ranking
 
 
@@ -58,13 +59,15 @@ def split_rankings(config: RewardConfig) -> Sides:
     test = 0.0 if given else config.splits.eval_fraction
     fractions = {"train": 1 - watch - test, "watch": watch, "test": test}
     dropped, by = 0, "prompt"
+    # Of its own: rankings that were split by the same seed before would all fall on one side.
+    seed = stream(config.seed, "reward splits")
     if not watch and not test:
         sides = {"train": rankings, "watch": [], "test": []}
     elif any(not ranking.prompt for ranking in rankings):
         by = "text"
-        sides, dropped = split_by_text(rankings, fractions, config.seed)
+        sides, dropped = split_by_text(rankings, fractions, seed)
     else:
-        sides = split_by_prompt(rankings, lambda ranking: ranking.prompt, fractions, config.seed)
+        sides = split_by_prompt(rankings, lambda ranking: ranking.prompt, fractions, seed)
     if given:
         sides["test"] = read_rankings(given, split=split)
     for name, wanted in (("train", 1.0), ("watch", watch), ("test", 1.0)):
