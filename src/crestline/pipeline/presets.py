@@ -5,6 +5,7 @@ from __future__ import annotations
 from crestline.crest.configs import WatchConfig
 from crestline.pipeline.configs import RunConfig, SampleConfig, WorldConfig
 from crestline.training.configs import Optimization, PretrainConfig, SftConfig
+from crestline.training.health import Health
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import Checkpointing, RlConfig, Rloo
 
@@ -36,6 +37,7 @@ DEMO = RunConfig(
         num_generations=8,
         max_completion_length=40,
         algorithm=Rloo(),
+        health=Health(max_collapsed_groups=1.0, max_truncated=1.0),
         checkpoints=Checkpointing(distance_step=0.25, num_eval_prompts=512),
         optimization=Optimization(
             learning_rate=2.5e-4,
@@ -48,7 +50,7 @@ DEMO = RunConfig(
     ),
     watch=WatchConfig(num_labels=1000),
 )
-"""The story of the README: it falls off the cliff on purpose, without a KL penalty.
+"""The story of the README: it falls off the cliff on purpose, without a KL penalty, and health lets it.
 
 float32: at this size bfloat16 saves no time, and its kernels take memory.
 """
@@ -87,6 +89,7 @@ SMOKE = RunConfig(
         num_prompts=4,
         num_generations=4,
         max_completion_length=24,
+        health=Health(health_patience=0),
         checkpoints=Checkpointing(distance_step=0.1, num_eval_prompts=32),
         optimization=Optimization(
             learning_rate=2e-3, lr_scheduler_type="constant", warmup_ratio=0.0, save_updates=4
