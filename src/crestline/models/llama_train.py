@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from crestline.models.blocks import added, applied, projected, rms_normed, swiglu, turned
 from crestline.models.llama_family import LlamaFamily, LlamaLayer
-from crestline.models.projection import Projection
 from crestline.models.tree import Rows, Tree
 
 
@@ -48,7 +48,7 @@ def tree_hidden(
     for layer in family.layers:
         given = (family, layer, x_SC, turns if layer.rotates else None, tree, biases)
         x_SC = checkpoint(_layer, *given, use_reentrant=False) if recompute else _layer(*given)
-    return _normed(x_SC, family.final_norm, family.epsilon)
+    return rms_normed(x_SC, family.final_norm, family.epsilon)
 
 
 def _layer(
@@ -60,10 +60,10 @@ def _layer(
     biases: tuple[Tensor, Tensor | None],
 ) -> Tensor:
     mixed = _attention(family, layer, x_SC, turns, tree, biases)
-    x_SC = _added(x_SC, mixed, layer.attention_output)
-    normed = _normed(x_SC, layer.mlp_norm, family.epsilon)
-    gate_up = _projected(normed, (layer.gate, layer.up))
-    return _added(x_SC, _applied(_SwiGlu, gate_up), layer.down)
+    x_SC = added(x_SC, mixed, layer.attention_output)
+    normed = rms_normed(x_SC, layer.mlp_norm, family.epsilon)
+    gate_up = projected(normed, (layer.gate, layer.up))
+    return added(x_SC, swiglu(gate_up), layer.down)
 
 
 def _biases(tree: Tree, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -81,33 +81,6 @@ def _biases(tree: Tree, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     return causal_WW, bias_GP[:, None, None]
 
 
-def _projected(x_SC: Tensor, projections: tuple[Projection, ...]) -> Tensor:
-    """Several maps of the same input as one multiplication."""
-    weight = torch.cat([p.merged() for p in projections]).to(x_SC.dtype)
-    if all(p.bias is None for p in projections):
-        return F.linear(x_SC, weight)
-    parts = [
-        p.weight.new_zeros(p.weight.shape[0]) if p.bias is None else p.bias for p in projections
-    ]
-    return F.linear(x_SC, weight, torch.cat(parts).to(x_SC.dtype))
-
-
-def _added(x_SC: Tensor, inner: Tensor, projection: Projection) -> Tensor:
-    """The residual stream plus the map of something."""
-    if projection.bias is not None:
-        x_SC = x_SC + projection.bias.to(x_SC.dtype)
-    return torch.addmm(x_SC, inner, projection.merged().to(x_SC.dtype).t())
-
-
-def _applied(function: Any, *arguments: Any) -> Tensor:
-    result: Tensor = function.apply(*arguments)
-    return result
-
-
-def _normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    return _applied(_RmsNorm, x, weight, epsilon)
-
-
 def _attention(
     family: LlamaFamily,
     layer: LlamaLayer,
@@ -117,77 +90,17 @@ def _attention(
     biases: tuple[Tensor, Tensor | None],
 ) -> Tensor:
     """What each token takes from those before it, [S, H · D], before the output projection."""
-    normed = _normed(x_SC, layer.attention_norm, family.epsilon)
-    joined = _projected(normed, (layer.query, layer.key, layer.value))
+    normed = rms_normed(x_SC, layer.attention_norm, family.epsilon)
+    joined = projected(normed, (layer.query, layer.key, layer.value))
     heads, kv_heads, size = family.num_heads, family.num_kv_heads, family.head_size
     joined_SHD = joined.view(-1, heads + 2 * kv_heads, size)
     if layer.query_norm is not None and layer.key_norm is not None:
         query, key, value = torch.split(joined_SHD, [heads, kv_heads, kv_heads], 1)
-        query = _normed(query, layer.query_norm, family.epsilon)
-        key = _normed(key, layer.key_norm, family.epsilon)
+        query = rms_normed(query, layer.query_norm, family.epsilon)
+        key = rms_normed(key, layer.key_norm, family.epsilon)
         joined_SHD = torch.cat([query, key, value], 1)
-    mixed = _applied(_TreeAttention, joined_SHD, turns, tree, biases, heads, kv_heads)
+    mixed = applied(_TreeAttention, joined_SHD, turns, tree, biases, heads, kv_heads)
     return mixed.view(-1, heads * size)
-
-
-class _RmsNorm(torch.autograd.Function):
-    """x / rms(x) · weight over the last dimension; the mean square in float32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = (norm.square_() / x.shape[-1] + epsilon).rsqrt_().to(x.dtype)
-        unit = x * scale
-        ctx.save_for_backward(unit, scale, weight)
-        normed: Tensor = unit * weight.to(x.dtype)
-        return normed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        unit, scale, weight = ctx.saved_tensors
-        grad_weight = None
-        product = grad * unit
-        if ctx.needs_input_grad[1]:
-            flat = product.reshape(-1, product.shape[-1])
-            grad_weight = flat.sum(0, dtype=torch.float32).to(weight.dtype)
-        mean = torch.mv(product.reshape(-1, product.shape[-1]), weight.to(grad.dtype))
-        mean = (mean / product.shape[-1]).view(*product.shape[:-1], 1)
-        grad_x = (grad * weight.to(grad.dtype)).addcmul_(unit, mean, value=-1).mul_(scale)
-        return grad_x, grad_weight, None
-
-
-class _SwiGlu(torch.autograd.Function):
-    """silu(gate) · up of [S, 2 F], gate first."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, -1)
-        out = torch.empty_like(gate_up)
-        width = gate.shape[-1]
-        torch.mul(F.silu(gate), grad, out=out[:, width:])
-        out[:, :width] = torch.ops.aten.silu_backward(grad * up, gate)
-        return out
-
-
-def _turned(x_SHD: Tensor, turns: tuple[Tensor, Tensor], *, back: bool = False) -> Tensor:
-    """Rotated by each token's angle; `back` turns the other way, which is also the gradient."""
-    cos, sin = turns
-    first, second = x_SHD.chunk(2, -1)
-    half = first.shape[-1]
-    out = torch.empty(x_SHD.shape, dtype=x_SHD.dtype, device=x_SHD.device)
-    sign = -1 if back else 1
-    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-sign)
-    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin, value=sign)
-    return out
 
 
 class _Heads:
@@ -255,7 +168,7 @@ class _TreeAttention(torch.autograd.Function):
         kv_heads: int,
     ) -> Tensor:
         both = joined[:, : num_heads + kv_heads]
-        both = _turned(both, turns) if turns is not None else both
+        both = turned(both, turns) if turns is not None else both
         query = both[:, :num_heads] * joined.shape[-1] ** -0.5
         parts = (query, both[:, num_heads:], joined[:, num_heads + kv_heads :])
         heads = _Heads(tree, num_heads, kv_heads)
@@ -306,5 +219,5 @@ class _TreeAttention(torch.autograd.Function):
         both = [torch.cat(pair) for pair in zip(of_prompts, of_completions, strict=True)]
         both[0] *= grad.shape[-1] ** -0.5
         if turns is not None:
-            both[:2] = [_turned(part, turns, back=True) for part in both[:2]]
+            both[:2] = [turned(part, turns, back=True) for part in both[:2]]
         return torch.cat(both, 1), None, None, None, None, None

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from crestline.models.packing import Packed
+from crestline.models.packing import Packed, View
 
 NAME = "crestline_packed"
 WITHOUT_EFFECT = ("use_cache", "position_ids", "output_attentions", "output_hidden_states")
@@ -65,20 +65,42 @@ def attend(
         raise Unsupported("a text is longer than the model's attention window")
     if any(v is not None and name not in WITHOUT_EFFECT for name, v in wanted.items()):
         raise Unsupported(f"attention with {', '.join(wanted)}")
-    heads, size = query.shape[1], query.shape[3]
-    num_queries = [group.num_blocks * group.num_queries for group in packed.groups]
-    num_keys = [group.num_blocks * group.num_keys for group in packed.groups]
+    found = mixed(packed.every, *map(_rows, (query, key, value)), scaling=scaling, dropout=dropout)
+    return found[None], None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[1, heads, T, D] as [T, heads, D]."""
+    return x[0].transpose(0, 1)
+
+
+def mixed(
+    view: View,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """What each query of the view takes from the tokens that it sees, [queries, H, D].
+
+    query: [queries, H, D]; key, value: [T, H / n, D]. scaling: of the products; D ** -0.5 by default.
+    """
+    heads, size = query.shape[1:]
+    num_queries = [group.num_blocks * group.num_queries for group in view.groups]
+    num_keys = [group.num_blocks * group.num_keys for group in view.groups]
     slots = (
-        _slots(query, packed.queries, num_queries),
-        _slots(key, packed.keys, num_keys),
-        _slots(value, packed.keys, num_keys),
+        _slots(query, view.queries, num_queries),
+        _slots(key, view.keys, num_keys),
+        _slots(value, view.keys, num_keys),
     )
     taken = []
-    for group, *flat in zip(packed.groups, *slots, strict=True):
+    for group, *flat in zip(view.groups, *slots, strict=True):
         q, k, v = (x.view(group.num_blocks, -1, *x.shape[1:]).transpose(1, 2) for x in flat)
         if k.shape[1] < heads:
             k, v = (x.repeat_interleave(heads // k.shape[1], 1) for x in (k, v))
-        mixed = F.scaled_dot_product_attention(
+        found = F.scaled_dot_product_attention(
             q,
             k,
             v,
@@ -87,15 +109,13 @@ def attend(
             is_causal=group.is_causal,
             scale=scaling,
         )
-        taken.append(mixed.transpose(1, 2).reshape(-1, heads * size))
-    out = torch.cat(taken).index_select(0, packed.slots_T)
-    return out.view(1, -1, heads, size), None
+        taken.append(found.transpose(1, 2).reshape(-1, heads * size))
+    return torch.cat(taken).index_select(0, view.slots).view(-1, heads, size)
 
 
 def _slots(x: Tensor, places: Tensor, counts: list[int]) -> list[Tensor]:
-    """[1, heads, T, D] at these places, [slots of a group, heads, D] for each group."""
-    rows = x[0].transpose(0, 1)
-    flat = rows.flatten(1).index_select(0, places).view(-1, *rows.shape[1:])
+    """Rows of x at these places, [slots of a group, heads, D] for each group."""
+    flat = x.flatten(1).index_select(0, places).view(-1, *x.shape[1:])
     return list(torch.split(flat, counts))
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Ids = NDArray[np.int64]
+Device = torch.device | str
 
 CELLS_OF_A_CALL = 1024
 """Attention cells that cost as much time as one more call: below that, blocks of unlike lengths go together."""
@@ -89,24 +90,28 @@ def shared_beginning(texts: Sequence[Ids]) -> int:
 
 @dataclass(frozen=True)
 class Block:
-    """Neighbours in the row: tokens `start` … `start + length - 1`, which also see `before` tokens from `origin` on."""
+    """Queries that stand together, and the keys that they see: `before` tokens from `origin` on, then `own` ones from
+    `start` on. Where there are as many queries as own keys they are the same tokens, and see those before them.
+    """
 
-    start: int
-    length: int
+    query: int
+    num_queries: int
     origin: int
     before: int
+    start: int
+    own: int
 
     @property
     def num_keys(self) -> int:
-        return self.before + self.length
+        return self.before + self.own
 
 
 @dataclass(frozen=True)
 class Group:
     """B blocks of about one length, as padded rectangles of Q queries and L keys each.
 
-    mask_BQL: True where a query sees a key, [B, 1, Q, L]; None where every one sees all (or all before it, if
-    is_causal).
+    mask_BQL: True where a query sees a key, [B, 1, Q, L]; None where every one sees all, or all before it if
+    is_causal.
     """
 
     num_blocks: int
@@ -117,36 +122,43 @@ class Group:
 
 
 @dataclass(frozen=True)
+class View:
+    """Who looks at whom, as rectangles: the slots of all groups, one group after the other.
+
+    queries, keys: which query and which token of the row stands in each slot; padding repeats some.
+    slots: in which slot each query stands.
+    """
+
+    groups: tuple[Group, ...]
+    queries: Tensor
+    keys: Tensor
+    slots: Tensor
+
+
+@dataclass(frozen=True)
 class Packed:
     """A row of T tokens, and how attention finds its way in it.
 
-    tokens_T, positions_T: ids and places in their text. queries, keys: places in the row of all groups' slots, one
-    group after the other; padding repeats some place. slots_T: where each token's query is among all slots.
-    start_N, origin_N, shared_N: where each text's own tokens and those that it shares begin, and how many it shares.
-    longest: tokens of the longest text.
+    tokens_T, positions_T: ids and places in their text. every: each token looks. at_N: place in the row of the token
+    at which each text's score is read; read: only those look. longest: tokens of the longest text.
     """
 
     tokens_T: Tensor
     positions_T: Tensor
-    groups: tuple[Group, ...]
-    queries: Tensor
-    keys: Tensor
-    slots_T: Tensor
-    start_N: Tensor
-    origin_N: Tensor
-    shared_N: Tensor
+    every: View
+    at_N: Tensor
+    read: View
     longest: int
     is_causal: bool
 
-    def places(self, columns_N: Tensor) -> Tensor:
-        """Where the token at this place of each text stands in the row, [N]."""
-        own_N = self.start_N + columns_N - self.shared_N
-        return torch.where(columns_N < self.shared_N, self.origin_N + columns_N, own_N)
 
+def packed(
+    texts: RankedTexts, columns_N: Ids, *, is_causal: bool, device: Device = "cpu"
+) -> Packed:
+    """Lay texts in one row.
 
-def packed(texts: RankedTexts, *, is_causal: bool, device: torch.device | str = "cpu") -> Packed:
-    """Lay texts in one row. is_causal: tokens see only those before them; where they do not, nothing can be shared.
-
+    columns_N: place in each text of the token at which its score is read. is_causal: tokens see only those before
+    them; where they see all of their text, nothing can be shared.
     Raises ValueError if texts share tokens and is_causal is False.
     """
     if not is_causal and any(texts.shared):
@@ -154,91 +166,100 @@ def packed(texts: RankedTexts, *, is_causal: bool, device: torch.device | str = 
     ids: list[Ids] = []
     positions: list[Ids] = []
     blocks: list[Block] = []
-    starts: list[tuple[int, int, int]] = []
+    reading: list[Block] = []
+    at_N: list[int] = []
     end = 0
     for ranking, shared in enumerate(texts.shared):
-        origin = end
-        members = texts.ids[texts.first[ranking] : texts.first[ranking + 1]]
-        for own, before in [
-            (members[0][:shared], 0),
-            *((text[shared:], shared) for text in members),
-        ]:
-            if len(own) == 0:  # nothing is shared
-                continue
+        first, after, origin = texts.first[ranking], texts.first[ranking + 1], end
+        if shared:
+            ids.append(texts.ids[first][:shared])
+            positions.append(np.arange(shared))
+            blocks.append(Block(end, shared, origin, 0, end, shared))
+            end += shared
+        for n in range(first, after):
+            own, column = texts.ids[n][shared:], int(columns_N[n])
             ids.append(own)
-            positions.append(np.arange(before, before + len(own)))
-            blocks.append(Block(end, len(own), origin, before))
+            positions.append(np.arange(shared, len(texts.ids[n])))
+            blocks.append(Block(end, len(own), origin, shared, end, len(own)))
+            at_N.append(origin + column if column < shared else end + column - shared)
+            seen = column + 1 if is_causal else len(texts.ids[n])
+            before = min(seen, shared)
+            reading.append(Block(n, 1, origin, before, end, seen - before))
             end += len(own)
-        own_blocks = blocks[len(blocks) - len(members) :]
-        starts += [(block.start, origin, shared) for block in own_blocks]
-    groups, queries, keys, slots_T = _grouped(blocks, end, is_causal)
-    start_N, origin_N, shared_N = np.array(starts, dtype=np.int64).T
-
-    def tensor(array: Ids) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
-
     return Packed(
-        tokens_T=tensor(np.concatenate(ids)),
-        positions_T=tensor(np.concatenate(positions)),
-        groups=tuple(_moved(group, device) for group in groups),
-        queries=tensor(queries),
-        keys=tensor(keys),
-        slots_T=tensor(slots_T),
-        start_N=tensor(start_N),
-        origin_N=tensor(origin_N),
-        shared_N=tensor(shared_N),
+        tokens_T=_tensor(np.concatenate(ids), device),
+        positions_T=_tensor(np.concatenate(positions), device),
+        every=_view(blocks, end, is_causal, device),
+        at_N=_tensor(np.array(at_N), device),
+        read=_view(reading, len(reading), is_causal, device),
         longest=max(map(len, texts.ids)),
         is_causal=is_causal,
     )
 
 
-def _moved(group: Group, device: torch.device | str) -> Group:
-    if group.mask_BQL is None:
-        return group
-    return replace(group, mask_BQL=group.mask_BQL.to(device))
+def _tensor(array: Ids, device: Device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
 
 
-def _grouped(
-    blocks: Sequence[Block], num_tokens: int, is_causal: bool
-) -> tuple[list[Group], Ids, Ids, Ids]:
-    """Blocks of about one length together: groups, places of their queries and keys, slot of each token."""
+def _view(blocks: Sequence[Block], num_queries: int, is_causal: bool, device: Device) -> View:
+    """Blocks of about one length together."""
     groups: list[Group] = []
     queries: list[Ids] = []
     keys: list[Ids] = []
-    slots_T = np.zeros(num_tokens, dtype=np.int64)
+    slots = np.zeros(num_queries, dtype=np.int64)
     num_slots = 0
     for members in _alike(blocks):
-        width, height = (max(b.length for b in members), max(b.num_keys for b in members))
-        query_BQ = np.zeros((len(members), width), dtype=np.int64)
-        key_BL = np.zeros((len(members), height), dtype=np.int64)
-        mask_BQL = np.zeros((len(members), 1, width, height), dtype=np.bool_)
+        group, query_BQ, key_BL = _group(members, is_causal)
         for n, block in enumerate(members):
-            own = np.arange(block.start, block.start + block.length)
-            query_BQ[n, : block.length] = own
-            key_BL[n, : block.before] = np.arange(block.origin, block.origin + block.before)
-            key_BL[n, block.before : block.num_keys] = own
-            slots_T[own] = num_slots + n * width + np.arange(block.length)
-            mask_BQL[n, :, :, : block.num_keys] = True
-            if is_causal:
-                later = np.triu(np.ones((block.length, block.length), dtype=np.bool_), 1)
-                mask_BQL[n, 0, : block.length, block.before : block.num_keys] &= ~later
-        alike = all(b.before == 0 and b.length == width for b in members)
-        mask = None if alike or mask_BQL.all() else torch.from_numpy(mask_BQL)
-        groups.append(Group(len(members), width, height, mask, is_causal and mask is None))
+            first = num_slots + n * group.num_queries
+            slots[block.query : block.query + block.num_queries] = first + np.arange(
+                block.num_queries
+            )
+        if group.mask_BQL is not None:
+            group = replace(group, mask_BQL=group.mask_BQL.to(device))
+        groups.append(group)
         queries.append(query_BQ.ravel())
         keys.append(key_BL.ravel())
         num_slots += query_BQ.size
-    return groups, np.concatenate(queries), np.concatenate(keys), slots_T
+    return View(
+        tuple(groups),
+        _tensor(np.concatenate(queries), device),
+        _tensor(np.concatenate(keys), device),
+        _tensor(slots, device),
+    )
+
+
+def _group(members: Sequence[Block], is_causal: bool) -> tuple[Group, Ids, Ids]:
+    """Blocks as rectangles: the group, and which query and which token stands in each slot."""
+    width, height = max(b.num_queries for b in members), max(b.num_keys for b in members)
+    query_BQ = np.zeros((len(members), width), dtype=np.int64)
+    key_BL = np.zeros((len(members), height), dtype=np.int64)
+    mask_BQL = np.zeros((len(members), 1, width, height), dtype=np.bool_)
+    triangle = np.tri(width, dtype=np.bool_)
+    for n, block in enumerate(members):
+        size = block.num_queries
+        query_BQ[n, :size] = np.arange(block.query, block.query + size)
+        key_BL[n, : block.before] = np.arange(block.origin, block.origin + block.before)
+        own = np.arange(block.start, block.start + block.own)
+        key_BL[n, block.before : block.num_keys] = own
+        mask_BQL[n, :, :, : block.num_keys] = (
+            True  # in padding too: a query that sees nothing is NaN
+        )
+        if is_causal and size == block.own:
+            mask_BQL[n, 0, :size, block.before : block.num_keys] = triangle[:size, :size]
+    alike = all(b.before == 0 and b.num_queries == b.own == width for b in members)
+    mask = None if mask_BQL.all() or (is_causal and alike) else torch.from_numpy(mask_BQL)
+    is_triangle = is_causal and alike and width > 1
+    return Group(len(members), width, height, mask, is_triangle), query_BQ, key_BL
 
 
 def _alike(blocks: Sequence[Block]) -> list[list[Block]]:
     """Blocks in groups, such that padding costs less than more calls would."""
     found: list[list[Block]] = []
-    for block in sorted(blocks, key=lambda b: (b.before > 0, b.num_keys, b.length)):
+    for block in sorted(blocks, key=lambda b: (b.before > 0, b.num_keys, b.num_queries)):
         group = found[-1] if found else []
-        longer = [*group, block]
-        grows = _cells(longer) - _cells(group)
-        if group and grows <= block.length * block.num_keys + CELLS_OF_A_CALL:
+        grows = _cells([*group, block]) - _cells(group)
+        if group and grows <= block.num_queries * block.num_keys + CELLS_OF_A_CALL:
             group.append(block)
         else:
             found.append([block])
@@ -246,6 +267,7 @@ def _alike(blocks: Sequence[Block]) -> list[list[Block]]:
 
 
 def _cells(blocks: Sequence[Block]) -> int:
+    """Query slots times key slots of a group."""
     if not blocks:
         return 0
-    return len(blocks) * max(b.length for b in blocks) * max(b.num_keys for b in blocks)
+    return len(blocks) * max(b.num_queries for b in blocks) * max(b.num_keys for b in blocks)

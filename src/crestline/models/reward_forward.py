@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from crestline.models.llama_family import family_of
-from crestline.models.llama_train import fits_window, tree_hidden
 from crestline.models.packed_attention import packed_attention
 from crestline.models.packing import Packed, RankedTexts, packed
-from crestline.models.tree import Tree, tree_of
+from crestline.models.pooled import encoder_of, encoder_pooled, llama_pooled
 
 PADDED_TOKENS = 4096
 """Tokens of a padded rectangle, at most, unless one text has more."""
@@ -33,12 +32,14 @@ TOLERANCE = 1e-3
 class Forward:
     """One way from texts to raw scores [N, M], with gradients.
 
-    name: as metrics tell it. shares: whether what a ranking's texts share goes through the model once.
+    name: as evaluation.json tells it. shares: whether what a ranking's texts share goes through the model once.
+    drops_out: whether dropout works where the model is in training mode.
     """
 
     name: str
     scores: Callable[[Any, RankedTexts], Tensor]
     shares: bool
+    drops_out: bool = True
 
     def num_encoded_tokens(self, texts: RankedTexts) -> int:
         """Tokens that go through the model, without padding."""
@@ -69,24 +70,16 @@ def plain_scores(model: Any, texts: RankedTexts) -> Tensor:
 def packed_decoder_scores(model: Any, texts: RankedTexts) -> Tensor:
     """A causal model over one row, each beginning once; the score is read at a text's last token."""
     inner = _without_adapters(model)
-    row = packed(texts, is_causal=True, device=next(model.parameters()).device)
-    hidden_TC = _hidden(inner, row)
-    columns_N = torch.from_numpy(_last_columns(texts, _pad(model))).to(hidden_TC.device)
-    scores: Tensor = inner.score(hidden_TC.index_select(0, row.places(columns_N)))
+    row = _decoder_row(model, texts)
+    scores: Tensor = inner.score(_hidden(inner, row).index_select(0, row.at_N))
     return scores
 
 
 def packed_encoder_scores(model: Any, texts: RankedTexts) -> Tensor:
     """A bidirectional model over one row; the score is read at a text's first token, as BERT and its kin do."""
     inner = _without_adapters(model)
-    row = packed(texts.alone(), is_causal=False, device=next(model.parameters()).device)
-    first_NTC = _hidden(inner, row).index_select(0, row.start_N)[:, None]
-    pooler = getattr(inner.base_model, "pooler", None)
-    if pooler is None:
-        scores: Tensor = inner.classifier(first_NTC)
-    else:
-        scores = inner.classifier(inner.dropout(pooler(first_NTC)))
-    return scores
+    row = _encoder_row(model, texts)
+    return _encoder_head(inner, _hidden(inner, row).index_select(0, row.at_N))
 
 
 def llama_scores(model: Any, texts: RankedTexts) -> Tensor:
@@ -94,22 +87,30 @@ def llama_scores(model: Any, texts: RankedTexts) -> Tensor:
     family = family_of(model)
     if family is None:
         raise ValueError("not of the Llama family")
-    device = family.embedding.device
-    tree, places_N = _tree(texts, _last_columns(texts, _pad(model)))
-    if not fits_window(family, tree):
-        raise ValueError("a text is longer than the model's attention window")
-    enabled = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if enabled else family.embedding.dtype
-    with torch.autocast(device.type, enabled=False):
-        hidden_SC = tree_hidden(family, tree.to(device), dtype=dtype)
-    scores: Tensor = _without_adapters(model).score(hidden_SC.index_select(0, places_N.to(device)))
+    device = family.embedding.device.type
+    dtype = _arithmetic(device, family.embedding.dtype)
+    with torch.autocast(device, enabled=False):
+        hidden_NC = llama_pooled(family, _decoder_row(model, texts), dtype)
+    scores: Tensor = _without_adapters(model).score(hidden_NC)
     return scores
+
+
+def encoder_scores(model: Any, texts: RankedTexts) -> Tensor:
+    """Our own forward pass of encoders built like BERT."""
+    inner = _without_adapters(model)
+    encoder = encoder_of(inner.base_model)
+    device = encoder.words.device.type
+    dtype = _arithmetic(device, encoder.words.dtype)
+    with torch.autocast(device, enabled=False):
+        hidden_NC = encoder_pooled(encoder, _encoder_row(model, texts), dtype)
+    return _encoder_head(inner, hidden_NC)
 
 
 PLAIN = Forward("padded", plain_scores, shares=False)
 WAYS = (
+    Forward("llama", llama_scores, shares=True, drops_out=False),
+    Forward("encoder", encoder_scores, shares=False, drops_out=False),
     Forward("packed decoder", packed_decoder_scores, shares=True),
-    Forward("llama", llama_scores, shares=True),
     Forward("packed encoder", packed_encoder_scores, shares=False),
 )
 """Fastest first."""
@@ -133,6 +134,32 @@ def choose_forward(model: Any, probe: RankedTexts, ways: Sequence[Forward] = WAY
         if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=close):
             return way
     return PLAIN
+
+
+def _decoder_row(model: Any, texts: RankedTexts) -> Packed:
+    device = next(model.parameters()).device
+    return packed(texts, _last_columns(texts, _pad(model)), is_causal=True, device=device)
+
+
+def _encoder_row(model: Any, texts: RankedTexts) -> Packed:
+    first_N = np.zeros(len(texts.ids), dtype=np.int64)
+    device = next(model.parameters()).device
+    return packed(texts.alone(), first_N, is_causal=False, device=device)
+
+
+def _encoder_head(inner: Any, first_NC: Tensor) -> Tensor:
+    """Scores from the first token, as the heads of BERT and of RoBERTa read it."""
+    pooler, first_NTC = getattr(inner.base_model, "pooler", None), first_NC[:, None]
+    if pooler is None:
+        scores: Tensor = inner.classifier(first_NTC)
+    else:
+        scores = inner.classifier(inner.dropout(pooler(first_NTC)))
+    return scores
+
+
+def _arithmetic(device: str, own: torch.dtype) -> torch.dtype:
+    """What autocast asks for, which our own forward passes settle themselves."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else own
 
 
 def _hidden(inner: Any, row: Packed) -> Tensor:
@@ -186,29 +213,3 @@ def _alike(lengths: Sequence[int]) -> list[list[int]]:
             groups.append([n])
             real = lengths[n]
     return groups
-
-
-def _tree(texts: RankedTexts, columns_N: np.ndarray) -> tuple[Tree, Tensor]:
-    """The texts as a tree, rankings of fewer texts filled up with empty ones; place of each text's token there."""
-    most = max(texts.counts)
-    prompts, completions, row_N = [], [], []
-    for ranking, shared in enumerate(texts.shared):
-        members = texts.ids[texts.first[ranking] : texts.first[ranking + 1]]
-        prompts.append(members[0][:shared].tolist())
-        own = [ids[shared:].tolist() for ids in members]
-        completions.append(own + [[]] * (most - len(own)))
-        row_N += [ranking * most + place for place in range(len(own))]
-    tree = tree_of(prompts, completions)
-    shared_N = np.repeat(texts.shared, texts.counts)
-    rows = torch.tensor(row_N)
-    behind = torch.from_numpy(columns_N - shared_N)
-    own_N = tree.completions.place_RW[rows, behind.clamp_min(0)]
-    if tree.prompts.place_RW.shape[1] == 0:
-        return tree, own_N
-    origin_N = tree.prompts.place_RW[
-        rows // most,
-        torch.from_numpy(np.minimum(columns_N, shared_N)).clamp_max(
-            tree.prompts.place_RW.shape[1] - 1
-        ),
-    ]
-    return tree, torch.where(behind >= 0, own_N, origin_N)

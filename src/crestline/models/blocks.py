@@ -1,0 +1,129 @@
+"""Pieces of a transformer layer, written for few passes over memory in training.
+
+Owns maps, norms and activations with gradients of their own. Knows no architecture and no attention.
+Letters: S tokens, C hidden size, H heads, D head size, F feed-forward size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from crestline.models.projection import Projection
+
+
+def projected(x_SC: Tensor, projections: tuple[Projection, ...]) -> Tensor:
+    """Several maps of the same input as one multiplication."""
+    weight = torch.cat([p.merged() for p in projections]).to(x_SC.dtype)
+    if all(p.bias is None for p in projections):
+        return F.linear(x_SC, weight)
+    parts = [
+        p.weight.new_zeros(p.weight.shape[0]) if p.bias is None else p.bias for p in projections
+    ]
+    return F.linear(x_SC, weight, torch.cat(parts).to(x_SC.dtype))
+
+
+def added(x_SC: Tensor, inner: Tensor, projection: Projection) -> Tensor:
+    """The residual stream plus the map of something."""
+    if projection.bias is not None:
+        x_SC = x_SC + projection.bias.to(x_SC.dtype)
+    return torch.addmm(x_SC, inner, projection.merged().to(x_SC.dtype).t())
+
+
+def applied(function: Any, *arguments: Any) -> Tensor:
+    """What an autograd function gives."""
+    result: Tensor = function.apply(*arguments)
+    return result
+
+
+def rms_normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x / rms(x) · weight over the last dimension; the mean square in float32."""
+    return applied(_RmsNorm, x, weight, epsilon)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) · up of [S, 2 F], gate first: [S, F]."""
+    return applied(_SwiGlu, gate_up)
+
+
+def rotated(x_SHD: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding with its gradient. turns: cos and sin of each token's angles, [S, 1, D / 2]."""
+    return applied(_Rotation, x_SHD, *turns)
+
+
+class _RmsNorm(torch.autograd.Function):
+    """x / rms(x) · weight over the last dimension; the mean square in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (norm.square_() / x.shape[-1] + epsilon).rsqrt_().to(x.dtype)
+        unit = x * scale
+        ctx.save_for_backward(unit, scale, weight)
+        normed: Tensor = unit * weight.to(x.dtype)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        unit, scale, weight = ctx.saved_tensors
+        grad_weight = None
+        product = grad * unit
+        if ctx.needs_input_grad[1]:
+            flat = product.reshape(-1, product.shape[-1])
+            grad_weight = flat.sum(0, dtype=torch.float32).to(weight.dtype)
+        mean = torch.mv(product.reshape(-1, product.shape[-1]), weight.to(grad.dtype))
+        mean = (mean / product.shape[-1]).view(*product.shape[:-1], 1)
+        grad_x = (grad * weight.to(grad.dtype)).addcmul_(unit, mean, value=-1).mul_(scale)
+        return grad_x, grad_weight, None
+
+
+class _SwiGlu(torch.autograd.Function):
+    """silu(gate) · up of [S, 2 F], gate first."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, -1)
+        out = torch.empty_like(gate_up)
+        width = gate.shape[-1]
+        torch.mul(F.silu(gate), grad, out=out[:, width:])
+        out[:, :width] = torch.ops.aten.silu_backward(grad * up, gate)
+        return out
+
+
+def turned(x_SHD: Tensor, turns: tuple[Tensor, Tensor], *, back: bool = False) -> Tensor:
+    """Rotated by each token's angle; `back` turns the other way, which is also the gradient."""
+    cos, sin = turns
+    first, second = x_SHD.chunk(2, -1)
+    half = first.shape[-1]
+    out = torch.empty(x_SHD.shape, dtype=x_SHD.dtype, device=x_SHD.device)
+    sign = -1 if back else 1
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin, value=sign)
+    return out
+
+
+class _Rotation(torch.autograd.Function):
+    """`turned`, whose gradient turns the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x_SHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.turns = (cos, sin)
+        return turned(x_SHD, ctx.turns)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return turned(grad, ctx.turns, back=True), None, None
