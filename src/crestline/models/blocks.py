@@ -6,6 +6,7 @@ Letters: S tokens, C hidden size, H heads, D head size, F feed-forward size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,22 +17,37 @@ from torch.autograd.function import once_differentiable
 from crestline.models.projection import Projection
 
 
-def projected(x_SC: Tensor, projections: tuple[Projection, ...]) -> Tensor:
+def projected(x_SC: Tensor, projections: Sequence[Projection]) -> Tensor:
     """Several maps of the same input as one multiplication."""
-    weight = torch.cat([p.merged() for p in projections]).to(x_SC.dtype)
-    if all(p.bias is None for p in projections):
-        return F.linear(x_SC, weight)
-    parts = [
-        p.weight.new_zeros(p.weight.shape[0]) if p.bias is None else p.bias for p in projections
-    ]
-    return F.linear(x_SC, weight, torch.cat(parts).to(x_SC.dtype))
+    weight = torch.cat([p.weight for p in projections]).to(x_SC.dtype)
+    bias = None
+    if any(p.bias is not None for p in projections):
+        parts = [
+            p.weight.new_zeros(p.weight.shape[0]) if p.bias is None else p.bias for p in projections
+        ]
+        bias = torch.cat(parts).to(x_SC.dtype)
+    out = F.linear(x_SC, weight, bias)
+    if not any(p.adapters for p in projections):
+        return out
+    return out + torch.cat([_low_rank(x_SC, p) for p in projections], -1)
 
 
 def added(x_SC: Tensor, inner: Tensor, projection: Projection) -> Tensor:
     """The residual stream plus the map of something."""
     if projection.bias is not None:
         x_SC = x_SC + projection.bias.to(x_SC.dtype)
-    return torch.addmm(x_SC, inner, projection.merged().to(x_SC.dtype).t())
+    if projection.adapters:
+        x_SC = x_SC + _low_rank(inner, projection)
+    return torch.addmm(x_SC, inner, projection.weight.to(x_SC.dtype).t())
+
+
+def _low_rank(x_SC: Tensor, projection: Projection) -> Tensor:
+    """What the adapters add. Not by way of the merged weight, whose gradient would cost as much as full training."""
+    total = x_SC.new_zeros(len(x_SC), projection.weight.shape[0])
+    for adapter in projection.adapters:
+        inner = F.linear(x_SC, adapter.down.to(x_SC.dtype))
+        total = total + F.linear(inner, adapter.up.to(x_SC.dtype)) * adapter.scaling
+    return total
 
 
 def applied(function: Any, *arguments: Any) -> Tensor:
