@@ -1,18 +1,21 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from crestline.data.rankings import read_rankings
-from crestline.models.reward import Calibration, RewardModel, load_reward_model
+from crestline.models.reward import Calibration, RewardModel, load_reward_model, new_reward_model
+from crestline.models.reward_forward import WAYS
 from crestline.runs.files import read_json, read_jsonl
 from crestline.training.configs import Lora, Optimization
-from crestline.training.preferences import check_ties, ranked_pairs, split_rankings
+from crestline.training.preferences import check_ties, ranked_pairs, sides_of, split_rankings
 from crestline.training.rankings import RankingSource, halves
-from crestline.training.reward import reward
+from crestline.training.reward import only_adapters_drop_out, reward
 from crestline.training.reward_configs import Ensemble, RankingLoss, RewardConfig, Splits
 from crestline.types import BadInput, PromptText, Ranking
 
@@ -69,8 +72,14 @@ def test_batches_hold_ragged_rankings(task: Path) -> None:
     assert batch.margins_R[[first, second]].tolist() == [0.0, 0.5]
     assert batch.flips_R[[first, second]].tolist() == pytest.approx([0.1, 0.2])
     texts = [ids.tolist() for ids in batch.texts.ids]
-    expected = [judge.encode(CHAT, text) for n in order for text in rankings[n].completions]
+    expected = [
+        judge.encode(CHAT, text)
+        for n in order
+        for text, rank in zip(rankings[n].completions, rankings[n].ranks, strict=True)
+        if rank is not None  # the others are not read
+    ]
     assert texts == expected
+    assert batch.ranks_RK.shape == (2, 3)
     # the prompt goes through the model once for each ranking
     assert source.forward.shares
     assert made["num_tokens"] == sum(map(len, expected)) > made["num_encoded_tokens"]
@@ -149,6 +158,49 @@ def test_half_of_one_block_is_one_block(task: Path, tmp_path: Path) -> None:
     assert load_reward_model(folder).model.config.num_hidden_layers == 1
 
 
+def test_a_run_goes_on_with_the_rankings_it_began_with(task: Path, tmp_path: Path) -> None:
+    shutil.copy(task / "rankings.jsonl", tmp_path / "votes.jsonl")
+    config = settings(task, tmp_path / "run", dataset_name=str(tmp_path / "votes.jsonl"))
+    before = sides_of(tmp_path / "run", config)
+
+    def stop(update: int, num_updates: int, metrics: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reward(config, progress=stop)
+    (tmp_path / "votes.jsonl").unlink()
+    after = sides_of(tmp_path / "run", config)
+    for name in ("train", "watch", "test"):
+        same = [replace(ranking, where="") for ranking in getattr(before, name)]
+        assert [replace(ranking, where="") for ranking in getattr(after, name)] == same
+    assert after.counts == before.counts
+    reward(config)
+
+
+def test_bad_input_leaves_no_trace(task: Path, tmp_path: Path) -> None:
+    config = settings(task, tmp_path / "run", model_name_or_path=str(tmp_path / "nothing"))
+    for ensemble in (Ensemble(), Ensemble(num_members=2, members="models")):
+        with pytest.raises(BadInput, match="does not exist"):
+            reward(replace(config, ensemble=ensemble))
+        assert not (tmp_path / "run").exists()
+
+
+def test_rankings_tied_altogether_teach_where_a_tie_means_equal(task: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (task / "rankings.jsonl").read_text().splitlines()]
+    for answer in rows[0]["completions"]:
+        answer["rank"] = 0
+    for answer in rows[1]["completions"]:
+        answer["rank"] = None
+    (tmp_path / "ties.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = settings(task, tmp_path, dataset_name=str(tmp_path / "ties.jsonl"))
+    given = replace(config, splits=Splits(eval_dataset_name=str(task / "rankings.jsonl")))
+    sides = split_rankings(given)
+    assert (len(sides.train), sides.counts["num_skipped_rankings"]) == (18, 2)
+    sides = split_rankings(replace(given, ranking_loss=RankingLoss(ties="equal")))
+    assert (len(sides.train), sides.counts["num_skipped_rankings"]) == (19, 1)
+    assert sides.counts["skipped"] == "1 with fewer than two ranked"
+
+
 @pytest.mark.parametrize("members", ["heads", "models"])
 def test_an_ensemble_is_one_reward_model_with_a_spread(
     task: Path, tmp_path: Path, members: Any
@@ -171,6 +223,54 @@ def test_adapters_ship_merged_and_alone(task: Path, tmp_path: Path) -> None:
     alone = load_reward_model(tmp_path / "reward" / "adapter")
     asked = ([CHAT] * 2, ["cat", "dog hen"])
     assert load_reward_model(folder).score(*asked) == pytest.approx(alone.score(*asked), abs=1e-4)
+
+
+def test_adapters_of_an_ensemble_ship_merged(task: Path, tmp_path: Path) -> None:
+    ensemble = Ensemble(num_members=2, members="models")
+    lora = Lora(use_peft=True, lora_r=2, lora_dropout=0.5)
+    found = load_reward_model(
+        reward(settings(task, tmp_path / "run", lora=lora, ensemble=ensemble))
+    )
+    assert found.num_members == 2
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_dropout_of_adapters_alone_works_in_training(task: Path, tmp_path: Path) -> None:
+    lora = Lora(use_peft=True, lora_r=2, lora_dropout=0.5)
+    model = new_reward_model(task / "base", seed=0, max_length=40, lora=lora)
+    source = RankingSource(
+        model, [ranking("cat dog hen", 0, 1, 2)], batch_size=1, seed=0, device="cpu"
+    )
+    texts = source.batch(1)[0].texts
+    with torch.no_grad():
+        for name, parameter in model.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    for module in model.model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.3
+    ways = {way.name: way for way in WAYS}
+    expected = ways["llama"].scores(model.model, texts)
+    only_adapters_drop_out(model.model)
+    model.model.train()
+    for _ in range(2):  # other draws, other scores
+        found = ways["packed decoder"].scores(model.model, texts)
+        assert not torch.allclose(found, expected, atol=1e-3)
+        expected = found
+    dropouts = [m.p for n, m in model.model.named_modules() if isinstance(m, torch.nn.Dropout)]
+    assert set(dropouts) == {0.5}
+    assert all(
+        m.attention_dropout == 0 for m in model.model.modules() if hasattr(m, "attention_dropout")
+    )
+    config = settings(task, tmp_path / "run", lora=lora)
+    reward(config)
+    assert read_json(tmp_path / "run/evaluation.json")["forward"] == "packed decoder"
+    reward(settings(task, tmp_path / "without", lora=replace(lora, lora_dropout=0.0)))
+    assert read_json(tmp_path / "without/evaluation.json")["forward"] == "llama"
+    losses = [
+        read_jsonl(tmp_path / name / "metrics.jsonl")[-1]["loss"] for name in ("run", "without")
+    ]
+    assert losses[0] != losses[1]
 
 
 def test_people_are_trusted_by_how_they_agree(task: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 Ids = NDArray[np.int64]
 Device = torch.device | str
 
-CELLS_OF_A_CALL = 1024
+CELLS_OF_A_CALL = {"cpu": 1 << 10, "cuda": 1 << 18}
 """Attention cells that cost as much time as one more call: below that, blocks of unlike lengths go together."""
 
 
@@ -208,7 +208,7 @@ def _view(blocks: Sequence[Block], num_queries: int, is_causal: bool, device: De
     keys: list[Ids] = []
     slots = np.zeros(num_queries, dtype=np.int64)
     num_slots = 0
-    for members in _alike(blocks):
+    for members in _alike(blocks, CELLS_OF_A_CALL.get(torch.device(device).type, 1 << 18)):
         group, query_BQ, key_BL = _group(members, is_causal)
         for n, block in enumerate(members):
             first = num_slots + n * group.num_queries
@@ -253,13 +253,13 @@ def _group(members: Sequence[Block], is_causal: bool) -> tuple[Group, Ids, Ids]:
     return Group(len(members), width, height, mask, is_triangle), query_BQ, key_BL
 
 
-def _alike(blocks: Sequence[Block]) -> list[list[Block]]:
+def _alike(blocks: Sequence[Block], cells_of_a_call: int) -> list[list[Block]]:
     """Blocks in groups, such that padding costs less than more calls would."""
     found: list[list[Block]] = []
     for block in sorted(blocks, key=lambda b: (b.before > 0, b.num_keys, b.num_queries)):
         group = found[-1] if found else []
         grows = _cells([*group, block]) - _cells(group)
-        if group and grows <= block.num_queries * block.num_keys + CELLS_OF_A_CALL:
+        if group and grows <= block.num_queries * block.num_keys + cells_of_a_call:
             group.append(block)
         else:
             found.append([block])

@@ -6,23 +6,28 @@ Owns which ranking stands on which side, and the run folder's data/ and splits.j
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from crestline.data.rankings import (
+    Skipped,
     rankings_as_rows,
     read_rankings,
     read_rankings_and_skipped,
+    uninformative,
 )
 from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_text
 from crestline.formulas.annotators import annotator_reliability
 from crestline.formulas.ranking import MOST_TIED, largest_upper_tie
-from crestline.runs.files import write_json, write_jsonl_atomic
+from crestline.runs.files import read_json, write_json, write_jsonl_atomic
 from crestline.training.reward_configs import RankingLoss, RewardConfig
 from crestline.training.seeds import stream
 from crestline.types import BadInput, Ranking
+
+SIDES = ("train", "watch", "test")
+SPLITS_FILE = "splits.json"
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class Sides:
     counts: Mapping[str, int | str]
 
     def write(self, folder: Path, config: RewardConfig) -> None:
-        """data/{train,watch,test}.jsonl and splits.json."""
-        for name in ("train", "watch", "test"):
+        """data/{train,watch,test}.jsonl, then splits.json."""
+        for name in SIDES:
             rows = rankings_as_rows(getattr(self, name))
             write_jsonl_atomic(folder / "data" / f"{name}.jsonl", rows)
         told: dict[str, int | float | str] = {"seed": config.seed}
@@ -45,7 +50,25 @@ class Sides:
             told["test_from"] = config.splits.eval_dataset_name
         else:
             told["eval_fraction"] = config.splits.eval_fraction
-        write_json(folder / "splits.json", {**told, **self.counts})
+        write_json(folder / SPLITS_FILE, {"settings": told, **self.counts})
+
+
+def sides_of(folder: Path, config: RewardConfig) -> Sides:
+    """The rankings of a run: those in its folder, where it has been started; else the data set, divided.
+
+    So a run goes on with what it began with, whatever has become of the data set. Raises BadInput as `split_rankings`.
+    """
+    if not (folder / SPLITS_FILE).exists():
+        return split_rankings(config)
+    counts = read_json(folder / SPLITS_FILE)
+    del counts["settings"]
+    sides = {
+        name: read_rankings(str(folder / "data" / f"{name}.jsonl"), keep_all=True)
+        if counts[f"num_{name}_rankings"]
+        else []
+        for name in SIDES
+    }
+    return Sides(**sides, counts=counts)
 
 
 def split_rankings(config: RewardConfig) -> Sides:
@@ -54,7 +77,7 @@ def split_rankings(config: RewardConfig) -> Sides:
     By prompt; where rankings have no prompt, by completion text. Raises BadInput where a side comes out empty.
     """
     split = config.dataset_train_split
-    rankings, skipped = read_rankings_and_skipped(config.dataset_name, split=split)
+    rankings, skipped = _informative(config.dataset_name, split, config.ranking_loss)
     watch, given = config.splits.watch_fraction, config.splits.eval_dataset_name
     test = 0.0 if given else config.splits.eval_fraction
     fractions = {"train": 1 - watch - test, "watch": watch, "test": test}
@@ -79,7 +102,25 @@ def split_rankings(config: RewardConfig) -> Sides:
     counts: dict[str, int | str] = {f"num_{name}_rankings": len(sides[name]) for name in sides}
     counts |= {"split_by": by, "num_dropped_by_split": dropped}
     counts |= {"num_skipped_rankings": skipped.num_rows, "skipped": str(skipped)}
+    counts["num_repeated_rankings"] = skipped.num_repeated
     return Sides(sides["train"], sides["watch"], sides["test"], counts)
+
+
+def _informative(source: str, split: str, config: RankingLoss) -> tuple[list[Ranking], Skipped]:
+    """Rankings that say something: with `equal`, those that are tied altogether do."""
+    if config.ties == "either":
+        return read_rankings_and_skipped(source, split=split)
+    everything, skipped = read_rankings_and_skipped(source, split=split, keep_all=True)
+    why_not = [uninformative(ranking) for ranking in everything]
+    skipped = replace(
+        skipped,
+        num_too_few_ranked=why_not.count("too few ranked"),
+        num_same_text=why_not.count("same text"),
+    )
+    kept = [r for r, why in zip(everything, why_not, strict=True) if why in (None, "all tied")]
+    if not kept:
+        raise BadInput(f"{source}: no usable ranking ({skipped}); give rankings with a preference")
+    return kept, skipped
 
 
 def check_ties(rankings: Sequence[Ranking], config: RankingLoss) -> None:
@@ -94,16 +135,28 @@ def check_ties(rankings: Sequence[Ranking], config: RankingLoss) -> None:
             )
 
 
-def flip_rates(
-    rankings: Sequence[Ranking], config: RankingLoss, folder: Path
-) -> list[float] | None:
-    """Share of answers the wrong way round that each ranking is trusted with; None where it is 0 for all.
+@dataclass(frozen=True)
+class Trust:
+    """flips: share of answers the wrong way round that each ranking is trusted with; None where it is 0 for all.
+    annotators: what is known of each person; empty where nobody was looked at."""
 
-    With annotator_reliability it is each person's, estimated from what several people answered and written to
-    annotators.json; rankings without a name keep flip_rate. Raises BadInput where no two people answered the same.
+    flips: list[float] | None
+    annotators: Mapping[str, Mapping[str, float]]
+
+    def write(self, folder: Path) -> None:
+        """annotators.json, where people were looked at."""
+        if self.annotators:
+            write_json(folder / "annotators.json", self.annotators)
+
+
+def trust_in(rankings: Sequence[Ranking], config: RankingLoss) -> Trust:
+    """How far each ranking is believed.
+
+    With annotator_reliability as far as its person, told by what several people answered; rankings without a name
+    keep flip_rate. Raises BadInput where no two people answered the same.
     """
     if not config.annotator_reliability:
-        return [config.flip_rate] * len(rankings) if config.flip_rate else None
+        return Trust([config.flip_rate] * len(rankings) if config.flip_rate else None, {})
     names = sorted({ranking.annotator for ranking in rankings if ranking.annotator})
     number = {name: place for place, name in enumerate(names)}
     answers = [
@@ -130,11 +183,11 @@ def flip_rates(
         name: {"reliability": reliability[name], "num_shared_answers": int(shared)}
         for name, shared in zip(names, found.num_shared_A, strict=True)
     }
-    write_json(folder / "annotators.json", told)
-    return [
+    flips = [
         1 - reliability[ranking.annotator] if ranking.annotator else config.flip_rate
         for ranking in rankings
     ]
+    return Trust(flips, told)
 
 
 def comparisons(ranking: Ranking) -> list[tuple[str, bool]]:

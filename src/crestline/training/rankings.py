@@ -38,7 +38,7 @@ PROBES = 4
 
 @dataclass(frozen=True)
 class RankingBatch:
-    """R rankings of up to K completions, their texts one after another.
+    """R rankings of up to K completions, and the texts of those that were ranked, one after another.
 
     ranks_RK: lower is better; ranked_RK: False where there is no completion or nobody ranked it. margins_R: raw
     units, 0 where nobody said. flips_R: share of answers the wrong way round, in [0, 0.5). taught_RM: True where a
@@ -92,7 +92,7 @@ def halves(num_rankings: int, num_members: int, seed: int) -> NDArray[np.bool_]:
 
 
 class RankingSource:
-    """Batches of rankings in a fresh order every epoch.
+    """Batches of rankings in a fresh order every epoch. What was not ranked is not read.
 
     flips_R: known share of wrong answers of each ranking; 0 by default. taught_RM: which head learns from which
     ranking; all from all by default. `forward` is the way through the backbone: the fastest that gives its plain
@@ -115,16 +115,17 @@ class RankingSource:
         self.flips_R = flips_R if flips_R is not None else [0.0] * len(rankings)
         shape = (len(rankings), reward_model.num_heads)
         self.taught_RM = taught_RM if taught_RM is not None else np.ones(shape, dtype=bool)
-        rows = iter(
-            reward_model.rows(
-                [ranking.prompt for ranking in rankings for _ in ranking.completions],
-                [text for ranking in rankings for text in ranking.completions],
-            )
-        )
+        said = [
+            (ranking.prompt, text)
+            for ranking in rankings
+            for text, rank in zip(ranking.completions, ranking.ranks, strict=True)
+            if rank is not None
+        ]
+        rows = iter(reward_model.rows([prompt for prompt, _ in said], [text for _, text in said]))
         self.num_truncated = 0
         self.ids: list[list[NDArray[np.int64]]] = []
         for ranking in rankings:
-            own = [next(rows) for _ in ranking.completions]
+            own = [next(rows) for rank in ranking.ranks if rank is not None]
             self.num_truncated += sum(row.is_truncated for row in own)
             self.ids.append([np.array(row.ids, dtype=np.int64) for row in own])
         self.order = Shuffled(len(rankings), seed)
@@ -136,7 +137,7 @@ class RankingSource:
 
     def batch(self, update: int) -> tuple[RankingBatch, dict[str, float]]:
         numbers = self.order.rows((update - 1) * self.batch_size, self.batch_size)
-        width = max(len(self.ids[n]) for n in numbers)
+        width = max(len(self.rankings[n].ranks) for n in numbers)
         ranks_RK = np.zeros((len(numbers), width), dtype=np.int64)
         ranked_RK = np.zeros((len(numbers), width), dtype=bool)
         for place, n in enumerate(numbers):
@@ -168,11 +169,8 @@ def ranking_loss(config: RankingLoss, forward: Forward) -> Loss:
 
     def of_part(model: Any, part: RankingBatch) -> tuple[Tensor, dict[str, Mean]]:
         scores_NM = forward.scores(model, part.texts).float()
-        num_rankings, width = part.ranks_RK.shape
-        counts_R = torch.tensor(part.texts.counts, device=scores_NM.device)
-        there_RK = torch.arange(width, device=scores_NM.device) < counts_R[:, None]
-        scores_RKM = scores_NM.new_zeros(num_rankings, width, scores_NM.shape[1])
-        scores_RKM = scores_RKM.index_put((there_RK,), scores_NM)
+        scores_RKM = scores_NM.new_zeros(*part.ranks_RK.shape, scores_NM.shape[1])
+        scores_RKM = scores_RKM.index_put((part.ranked_RK,), scores_NM)
         loss = scores_NM.new_zeros(())
         for member, scores_RK in enumerate(scores_RKM.unbind(2)):
             taught_R = part.taught_RM[:, member]

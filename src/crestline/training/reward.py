@@ -6,15 +6,18 @@ Reward models are trained without dropout, as TRL does: a score must not depend 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from crestline.data.formats import read_samples
 from crestline.models.reward import RewardEnsemble, RewardModel, new_reward_model
+from crestline.models.reward_forward import WAYS
 from crestline.rewards.calibrating import Answers, calibrate
 from crestline.rewards.evaluation import evaluate
 from crestline.runs.checkpoints import new_folder
@@ -25,12 +28,7 @@ from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
 from crestline.training.fit import Progress, fit, silent
 from crestline.training.learner import Learner
-from crestline.training.preferences import (
-    check_ties,
-    flip_rates,
-    ranked_pairs,
-    split_rankings,
-)
+from crestline.training.preferences import check_ties, ranked_pairs, sides_of, trust_in
 from crestline.training.rankings import RankingSource, halves, ranking_loss
 from crestline.training.reward_configs import Ensemble, RewardConfig
 from crestline.training.seeds import stream
@@ -41,20 +39,25 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
     """Train on rankings and return the model's folder; a finished run returns at once.
 
     Writes data/ and splits.json (who is on which side), evaluation.json (what the scores are worth on the test side),
-    model/ and, with LoRA, adapter/. A model that a fresh process does not score alike is not kept: BadInput.
+    model/ and, for a single model with LoRA, adapter/. Raises BadInput for bad input, and where a fresh process does
+    not score like the model that was to be saved.
     """
     required(config, "model_name_or_path", "dataset_name", "output_dir")
     with open_stage(config.output_dir, plain(config), "reward") as folder:
         if finished(folder):
             return folder.path / "model"
-        sides = split_rankings(config)
+        sides = sides_of(folder.path, config)
         check_ties([*sides.train, *sides.test], config.ranking_loss)
         if not any(ranked_pairs(ranking) for ranking in sides.test):
             raise BadInput("the held-out rankings hold no two completions of which one is better")
         typical = typical_answers(config.calibration_samples)
-        flips = flip_rates(sides.train, config.ranking_loss, folder.path)
-        sides.write(folder.path, config)
-        trained = _Training(folder, config, sides.train, flips, device, progress)
+        trust = trust_in(sides.train, config.ranking_loss)
+
+        def begun() -> None:
+            trust.write(folder.path)
+            sides.write(folder.path, config)
+
+        trained = _Training(folder, config, sides.train, trust.flips, begun, device, progress)
         model = trained.ensemble() if is_ensemble_of_models(config.ensemble) else trained.one()
         counts = {**sides.counts, "num_truncated": trained.num_truncated}
         _finish(folder.path, config, model, sides.test, typical, {**counts, **trained.told})
@@ -74,7 +77,10 @@ def typical_answers(source: str) -> Answers:
 
 
 class _Training:
-    """The trainings of one reward run, each in a folder that resumes."""
+    """The trainings of one reward run, each in a folder that resumes.
+
+    begun: called when nothing can be said against the input any more, before the first update.
+    """
 
     def __init__(
         self,
@@ -82,11 +88,12 @@ class _Training:
         config: RewardConfig,
         rankings: Sequence[Ranking],
         flips: Sequence[float] | None,
+        begun: Callable[[], None],
         device: str,
         progress: Progress,
     ) -> None:
-        self.folder, self.config, self.rankings = folder, config, rankings
-        self.flips, self.device, self.progress = flips, device, progress
+        self.folder, self.config, self.rankings, self.flips = folder, config, rankings, flips
+        self.begun, self.device, self.progress = begun, device, progress
         self.num_truncated = 0
         self.told: dict[str, str] = {}
 
@@ -144,6 +151,9 @@ class _Training:
             uwo_coefficient=config.ensemble.uwo_coefficient,
             lora=lora if lora.use_peft else None,
         )
+        drops_out = lora.use_peft and lora.lora_dropout > 0
+        if drops_out:
+            only_adapters_drop_out(model.model)
         source = RankingSource(
             model,
             rankings,
@@ -152,13 +162,15 @@ class _Training:
             device=self.device,
             flips_R=flips,
             taught_RM=taught,
+            ways=[way for way in WAYS if way.drops_out or not drops_out],
         )
+        self.begun()
         self.num_truncated += source.num_truncated
         self.told["forward"] = source.forward.name
         num_updates = math.ceil(config.num_train_epochs * len(rankings) / config.batch_size)
         fit(
             folder,
-            Learner(model.model, config.optimization, num_updates, dropout=False),
+            Learner(model.model, config.optimization, num_updates, dropout=drops_out),
             model.tokenizer,
             source,
             ranking_loss(config.ranking_loss, source.forward),
@@ -166,6 +178,17 @@ class _Training:
             progress=self.progress,
         )
         return model
+
+
+def only_adapters_drop_out(model: Any) -> None:
+    """Switch the backbone's own dropout off; that of the adapters stays."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and ".lora_dropout." not in name:
+            module.p = 0.0
+    for name in ("attention_dropout", "attn_dropout", "attention_probs_dropout_prob"):
+        for module in model.modules():
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _finish(
@@ -194,7 +217,7 @@ def _finish(
     write_json(path / "evaluation.json", figures)
     target = path / "model"
     with new_folder(target) as temporary, writing(target):
-        if not config.lora.use_peft:
+        if isinstance(model, RewardEnsemble) or not config.lora.use_peft:
             model.save(temporary, prompts, texts)
             return
         with new_folder(path / "adapter") as adapter:
