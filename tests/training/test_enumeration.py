@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crestline.formulas.kl import ESTIMATORS
 from crestline.models.critic import Critic
+from crestline.models.reference import Reference
 from crestline.training.algorithms import PAGES, experience_of
 from crestline.training.batches import padded
 from crestline.training.evaluation import exact_kl, exact_token_kl
@@ -52,12 +53,13 @@ def test_exact_kl_is_kl_of_whole_completions(tiny_model, every_completion, tempe
         prompts += [prompt] * len(own)
         completions += [as_completion(tokens) for tokens in every.completions]
         weights += (own.exp() / 2).tolist()
-    found = exact_kl(policy, reference, prompts, completions, 7, temperature=temperature)
+    asked = policy, Reference(reference), prompts, completions
+    found = exact_kl(*asked, 7, temperature=temperature)
     assert kl > 0.3
     assert np.dot(found[0], weights) == pytest.approx(kl, abs=1e-5)
     assert np.dot(found[1], weights) == pytest.approx(entropy, abs=1e-5)
     assert min(found[0]) > -1e-6
-    whole = exact_kl(policy, reference, prompts, completions, 1000, temperature=temperature)
+    whole = exact_kl(*asked, 1000, temperature=temperature)
     np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
@@ -65,7 +67,7 @@ def test_exact_kl_to_itself_is_zero(tiny_model, every_completion) -> None:
     policy = tiny_model(6)
     every = every_completion([1, 2], 6, 2, end=5)
     rows = [as_completion(tokens) for tokens in every.completions]
-    kl, _ = exact_kl(policy, policy, [[1, 2]] * len(rows), rows, 10)
+    kl, _ = exact_kl(policy, Reference(policy), [[1, 2]] * len(rows), rows, 10)
     assert max(map(abs, kl)) < 1e-6
 
 
@@ -99,7 +101,7 @@ class World:
         charge = torch.zeros(tokens.shape)
         if kl.kl_place == "reward" and kl.kl_estimator == "exact":
             place = tokens, lengths, sampled
-            models = self.policy, self.reference
+            models = self.policy, Reference(self.reference)
             charge = exact_token_kl(*models, *place, temperature=self.temperature)[0]
         elif kl.kl_place == "reward":
             charge = ESTIMATORS[kl.kl_estimator](own, other)
@@ -131,9 +133,8 @@ class World:
         )
         page = PAGES[type(algorithm)]
         beside = [Critic(self.reference)] if page.returns else []
-        value: Tensor = page.loss(algorithm, Surrogate(kl, self.reference), *beside)(
-            self.policy, batch
-        )[0]
+        surrogate = Surrogate(kl, Reference(self.reference))
+        value: Tensor = page.loss(algorithm, surrogate, *beside)(self.policy, batch)[0]
         return value
 
     def expected_gradient(self, algorithm: Algorithm, group: int, **changes: Any) -> list[Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.reference import Reference
 from crestline.models.reward import load_reward_model
 from crestline.models.sampler import PolicySampler
 from crestline.rewards.sources import LearnedReward, Reward
@@ -121,7 +122,7 @@ def test_every_evaluation_asks_the_same_prompts_that_training_never_sees(finishe
 def test_a_checkpoint_read_back_says_and_measures_the_same(finished, lines, task) -> None:
     update = lines[1]["update"]
     policy = load_policy(finished / f"checkpoint-{update}").eval()
-    reference = load_policy(task / "base").eval()
+    reference = Reference(load_policy(task / "base").eval())
     tokenizer = load_tokenizer(finished / f"checkpoint-{update}")
     config = settings(task)
     sampler = PolicySampler(policy, tokenizer, max_completion_length=6, temperature=0.8)

@@ -16,6 +16,8 @@ from typing import Any
 from crestline import __version__
 from crestline.crest.configs import WatchConfig
 from crestline.crest.watch import Watch
+from crestline.models.load import load_policy, load_tokenizer, save_model
+from crestline.models.lora import ADAPTER_CONFIG
 from crestline.models.reward import load_reward_model
 from crestline.pipeline.configs import CrestConfig
 from crestline.pipeline.screen import Progress, silent
@@ -27,6 +29,7 @@ from crestline.runs.files import append_jsonl, read_jsonl, write_json, writing
 from crestline.runs.folder import RunFolder
 from crestline.runs.tables import read_table
 from crestline.training.configs import required
+from crestline.training.fit import TRAINER_FILES
 from crestline.training.seeds import stream
 from crestline.types import BadInput, Duel, Observation, People, PromptText, Verdict
 
@@ -203,18 +206,32 @@ def duel(
     }
 
 
+def copy_model(source: Path, target: Path) -> None:
+    """A checkpoint's files but those that only training reads."""
+    for file in sorted(source.iterdir()):
+        if file.name not in TRAINER_FILES:
+            shutil.copy2(file, target / file.name)
+
+
 def ship(verdict: Verdict, checkpoints: Checkpoints, run_dir: Path) -> Path | None:
-    """Copy the checkpoint that the verdict names to model/, with a card that says how it was chosen."""
+    """Copy the checkpoint that the verdict names to model/, with a card that says how it was chosen.
+
+    A checkpoint of adapters is copied to adapter/, and merged into its base model in model/.
+    """
     if verdict.update is None:
         return None
     source = checkpoint_path(checkpoints.path, verdict.update)
     if not source.is_dir():
         raise BadInput(f"{source} is gone, but the verdict ships it; restore it or run rl again")
     target = run_dir / "model"
+    if (source / ADAPTER_CONFIG).exists():
+        with new_folder(run_dir / "adapter") as temporary:
+            copy_model(source, temporary)
     with new_folder(target) as temporary, writing(target):
-        for file in sorted(source.iterdir()):
-            if file.name not in ("optimizer.safetensors", "trainer.json"):
-                shutil.copy2(file, temporary / file.name)
+        if (source / ADAPTER_CONFIG).exists():
+            save_model(load_policy(source), load_tokenizer(source), temporary)
+        else:
+            copy_model(source, temporary)
         write_card(
             temporary,
             verdict=asdict(verdict),

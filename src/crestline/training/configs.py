@@ -29,6 +29,8 @@ class Optimization:
     """Sequences that go through the model together; changes memory, not the result."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the learner; weights stay float32. auto: bfloat16 where the processor multiplies it natively."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: about a third more time for much less memory."""
     save_updates: int = 50
     """Updates between checkpoints that a killed run resumes from."""
 
@@ -130,6 +132,7 @@ class SftConfig:
     """Tokens of prompt and completion; longer ones are cut at the front of the prompt."""
     seed: int = 0
     """Decides every random choice."""
+    lora: Lora = field(default_factory=Lora)
     optimization: Optimization = field(default_factory=lambda: Optimization(learning_rate=1e-3))
 
     def __post_init__(self) -> None:

@@ -6,8 +6,9 @@ completions, summed over tokens, mean over prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from crestline.formulas.kl import entropy, kl_exact
 from crestline.models.policy import logits_in_parts
+from crestline.models.reference import Reference
 from crestline.models.sampler import PolicySampler
 from crestline.rewards.sources import Reward
 from crestline.training.batches import padded, row_slices
@@ -33,7 +35,7 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     policy: Any,
-    reference: Any,
+    reference: Reference,
     sampler: PolicySampler,
     reward: Reward,
     prompts: Sequence[Prompt],
@@ -84,7 +86,7 @@ def evaluate(
 @torch.no_grad()
 def exact_kl(
     policy: Any,
-    reference: Any,
+    reference: Reference,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Completion],
     micro_batch_size: int,
@@ -118,7 +120,7 @@ def exact_kl(
 @torch.no_grad()
 def exact_token_kl(
     policy: Any,
-    reference: Any,
+    reference: Reference,
     tokens_NT: Tensor,
     lengths_N: Tensor,
     sampled_NT: Tensor,
@@ -131,9 +133,10 @@ def exact_token_kl(
     """
     kl_S, entropy_S = [], []
     asked = tokens_NT, lengths_N, sampled_NT
-    for policy_SV, reference_SV in zip(
-        logits_in_parts(policy, *asked), logits_in_parts(reference, *asked), strict=True
-    ):
+    policy_parts = begun(logits_in_parts(policy, *asked))
+    with reference.asked() as model:
+        reference_parts = begun(logits_in_parts(model, *asked))
+    for policy_SV, reference_SV in zip(policy_parts, reference_parts, strict=True):
         kl_S.append(kl_exact(policy_SV / temperature, reference_SV / temperature))
         entropy_S.append(entropy(policy_SV / temperature))
     blank_NT = torch.zeros(sampled_NT.shape, device=tokens_NT.device)
@@ -141,6 +144,11 @@ def exact_token_kl(
         blank_NT.masked_scatter(sampled_NT, torch.cat(kl_S)),
         blank_NT.masked_scatter(sampled_NT, torch.cat(entropy_S)),
     )
+
+
+def begun(parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same parts, the first of them computed now, and with it everything that passes through the layers."""
+    return chain([next(parts)], parts)
 
 
 def distinct_2(texts: Sequence[str]) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crestline.models.load import save_model
+from crestline.models.lora import is_adapted, merged
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import writing
 from crestline.runs.folder import RunFolder
@@ -38,7 +39,11 @@ def finished(folder: RunFolder) -> bool:
 
 
 def ship_final(folder: RunFolder, model: Any, tokenizer: Any) -> Path:
-    """Write model/ whole or not at all and return it."""
+    """Write model/ whole or not at all and return it; of a model with adapters also adapter/, and model/ merged."""
+    if is_adapted(model):
+        with new_folder(folder.path / "adapter") as temporary, writing(folder.path / "adapter"):
+            save_model(model, tokenizer, temporary)
+        model = merged(model)
     path = folder.path / "model"
     with new_folder(path) as temporary, writing(path):
         save_model(model.eval(), tokenizer, temporary)

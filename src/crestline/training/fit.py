@@ -34,6 +34,8 @@ from crestline.types import BadInput, Paused
 
 STATE_FILE = "state.safetensors"
 """Tensors that source and hook keep, in a checkpoint."""
+TRAINER_FILES = ("optimizer.safetensors", "trainer.json", STATE_FILE)
+"""What only training reads of a checkpoint."""
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called after every update with (update, number of updates, metrics)."""

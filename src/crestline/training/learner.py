@@ -71,6 +71,10 @@ class Learner:
         self.bfloat16 = config.dtype == "bfloat16" or (
             config.dtype == "auto" and has_fast_bfloat16(self.device_type)
         )
+        if config.gradient_checkpointing:
+            for module in (model, critic.model) if critic is not None else (model,):
+                recompute_activations(module, dropout=dropout)
+        self.critic = critic
         self.named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         groups = [{"params": [parameter for _, parameter in self.named], "scale": 1.0}]
         if critic is not None:
@@ -87,7 +91,9 @@ class Learner:
 
     def update(self, batch: Batch, loss: Loss, update: int) -> dict[str, float]:
         """One optimiser step. Raises Unhealthy, with the weights untouched, if loss or gradient is not finite."""
-        self.model.train(self.dropout)
+        self.model.train(self.dropout or self.config.gradient_checkpointing)
+        if self.critic is not None:
+            self.critic.train(self.config.gradient_checkpointing)
         sums: dict[str, Mean] = {}
         total = 0.0
         for part in batch.parts(self.config.micro_batch_size):
@@ -133,3 +139,16 @@ class Learner:
                 key: tensors[f"{key}.{name}"].to(parameter.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
+
+
+def recompute_activations(model: Any, *, dropout: bool) -> None:
+    """Switch activation checkpointing on. It works in training mode alone, so without dropout the rates become 0."""
+    switch = getattr(model, "activation_checkpointing_enable", None)  # its name in newer versions
+    (switch or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    if dropout:
+        return
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0

@@ -15,6 +15,8 @@ import numpy as np
 from crestline.data.formats import read_prompts
 from crestline.models.critic import Critic, new_critic
 from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.lora import with_adapters
+from crestline.models.reference import Reference
 from crestline.models.sampler import PolicySampler
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
@@ -76,7 +78,13 @@ def gathered(
     device: str,
 ) -> Cast:
     """Load everyone who takes part. Raises BadInput for who cannot be loaded, and for prompts that are too long."""
-    policy, reference = (load_policy(config.model_name_or_path, device=device) for _ in range(2))
+    policy = load_policy(config.model_name_or_path, device=device)
+    if config.lora.use_peft:
+        seed = stream(config.seed, "adapters")
+        policy = with_adapters(policy, config.lora, task="policy", seed=seed)
+        reference = Reference(policy)
+    else:
+        reference = Reference(load_policy(config.model_name_or_path, device=device).eval())
 
     def sampler_of(model: Any) -> PolicySampler:
         return PolicySampler(
@@ -89,12 +97,15 @@ def gathered(
     sampler = sampler_of(policy)  # as yet it samples from the reference
     sampler.encode([prompt.text for prompt in (*train, *held)])
     reward = reward_of(config, tokenizer, device, folder=folder, reference=sampler, prompts=held)
-    compares = config.shaping.reward_shaping != "raw"
+    of_reference = None
+    if config.shaping.reward_shaping != "raw":
+        with reference.asked() as model:
+            of_reference = sampler_of(model)
     return Cast(
         policy=policy,
-        reference=reference.eval(),
+        reference=reference,
         sampler=sampler,
-        reference_sampler=sampler_of(reference) if compares else None,
+        reference_sampler=of_reference,
         reward=reward,
         critic=critic_of(config, policy, device),
     )

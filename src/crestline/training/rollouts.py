@@ -20,6 +20,7 @@ from torch import Tensor
 from crestline.formulas.kl import ESTIMATORS, adapted_beta, kl_k1
 from crestline.models.critic import Critic
 from crestline.models.policy import token_logprobs
+from crestline.models.reference import Reference
 from crestline.models.sampler import PolicySampler
 from crestline.rewards.shaped import Shaper
 from crestline.rewards.sources import Judgement, Reward
@@ -45,7 +46,7 @@ class Cast:
     """
 
     policy: Any
-    reference: Any
+    reference: Reference
     sampler: PolicySampler
     reference_sampler: PolicySampler | None
     reward: Reward
@@ -199,7 +200,9 @@ class RlSource:
         width = self.reference_scores_RM.shape[1]
         prompts = [self.prompts[row] for row in new for _ in range(width)]
         seeds = [stream(self.config.seed, "reference", row, m) for row in new for m in range(width)]
-        answers = self.cast.reference_sampler.sample([prompt.text for prompt in prompts], seeds)
+        with self.cast.reference.asked():
+            texts = [prompt.text for prompt in prompts]
+            answers = self.cast.reference_sampler.sample(texts, seeds)
         judged = self.cast.reward.judge(prompts, [answer.text for answer in answers])
         self.reference_scores_RM[new] = torch.tensor(judged.raw).view(-1, width)
 
@@ -229,16 +232,17 @@ class RlSource:
     @torch.no_grad()
     def _reference(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:
         logprobs_NT = torch.zeros(tokens_NT.shape, device=tokens_NT.device)
-        for rows in self._parts(len(tokens_NT)):
-            found_S = token_logprobs(
-                self.cast.reference,
-                tokens_NT[rows],
-                lengths_N[rows],
-                sampled_NT[rows],
-                temperature=self.config.temperature,
-                group_size=self.config.num_generations,
-            )
-            logprobs_NT[rows] = logprobs_NT[rows].masked_scatter(sampled_NT[rows], found_S)
+        with self.cast.reference.asked() as model:
+            for rows in self._parts(len(tokens_NT)):
+                found_S = token_logprobs(
+                    model,
+                    tokens_NT[rows],
+                    lengths_N[rows],
+                    sampled_NT[rows],
+                    temperature=self.config.temperature,
+                    group_size=self.config.num_generations,
+                )
+                logprobs_NT[rows] = logprobs_NT[rows].masked_scatter(sampled_NT[rows], found_S)
         return logprobs_NT
 
     def _exact_kl(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 from crestline.data.formats import read_demonstrations
 from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.lora import with_adapters
 from crestline.models.sampler import encode_prompts
 from crestline.models.tokenizer import CHAT_TEMPLATE
 from crestline.runs.settings import plain
@@ -16,6 +17,7 @@ from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import Progress, fit, silent
 from crestline.training.imitation import ImitationSource, imitation_loss
 from crestline.training.learner import Learner
+from crestline.training.seeds import stream
 from crestline.types import BadInput, Demonstration
 
 PLAIN_CHAT_TEMPLATE = (
@@ -38,6 +40,9 @@ def sft(config: SftConfig, *, device: str = "cpu", progress: Progress = silent) 
             roles = {"<|user|>", "<|assistant|>", "<|end|>"} <= set(tokenizer.get_vocab())
             tokenizer.chat_template = CHAT_TEMPLATE if roles else PLAIN_CHAT_TEMPLATE
         model = load_policy(config.model_name_or_path, device=device)
+        if config.lora.use_peft:
+            seed = stream(config.seed, "adapters")
+            model = with_adapters(model, config.lora, task="policy", seed=seed)
         rows, first = encode_demonstrations(
             tokenizer, demonstrations, min(config.max_length, context_of(model))
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 from crestline.formulas.kl import ESTIMATORS, kl_exact
 from crestline.formulas.policy import clipped_ratio_loss
 from crestline.models.policy import logits_before, token_logprobs
+from crestline.models.reference import Reference
 from crestline.training.batches import Experience, Mean
 from crestline.training.rl_configs import Kl, in_loss
 
@@ -37,11 +38,11 @@ class Clip(Protocol):
 class Surrogate:
     """Everything of a loss but the advantages' page.
 
-    kl: settled, see `rl_configs.settled`. reference: the model that exact KL in the loss asks; no gradients flow.
+    kl: settled, see `rl_configs.settled`. reference: whom exact KL in the loss asks.
     """
 
     kl: Kl
-    reference: Any = None
+    reference: Reference | None = None
 
     def said(self, model: Any, part: Experience) -> tuple[Tensor, Tensor]:
         """Log-probability [S] of each trained token now, and what its KL costs in the loss [S]."""
@@ -52,8 +53,7 @@ class Surrogate:
             logits_SV = logits_before(model, *place, group_size=group).float() / temperature
             chosen_S1 = part.tokens_NT[part.trained_NT][:, None]
             logprobs_S = logits_SV.log_softmax(-1).gather(1, chosen_S1)[:, 0]
-            with torch.no_grad():
-                reference_SV = logits_before(self.reference, *place, group_size=group) / temperature
+            reference_SV = self._reference_logits(part) / temperature
             return logprobs_S, part.beta * kl_exact(logits_SV, reference_SV)
         logprobs_S = token_logprobs(model, *place, temperature=temperature, group_size=group)
         if not charged:
@@ -62,6 +62,14 @@ class Surrogate:
         return logprobs_S, part.beta * estimator(
             logprobs_S, part.reference_logprobs_NT[part.trained_NT]
         )
+
+    @torch.no_grad()
+    def _reference_logits(self, part: Experience) -> Tensor:
+        if self.reference is None:
+            raise ValueError("exact KL in the loss needs the reference")
+        place = part.tokens_NT, part.lengths_N, part.trained_NT
+        with self.reference.asked() as model:
+            return logits_before(model, *place, group_size=part.group_size).float()
 
     def token_losses(self, model: Any, part: Experience, clip: Clip) -> tuple[Tensor, Metrics]:
         """Clipped surrogate plus KL of each trained token, [S], and the metrics of clipping."""
