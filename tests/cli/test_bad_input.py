@@ -23,6 +23,7 @@ SAMPLE = "sample --model_name_or_path {m}/policy --output_file {o} --dataset_nam
 RANK = "rank --dataset_name {m}/samples.jsonl --output_file {o} --people "
 CONVERT = "convert --dataset_name {m}/rankings.jsonl --output_file {o}"
 REWARD = "reward --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/"
+JOIN = "reward-join --output_dir {o} --reward_models {m}/reward_model,{m}/"
 EVAL = "reward-eval {m}/reward_model --output_dir {o} "
 RL_BARE = "rl --dataset_name {m}/prompts.jsonl --max_completion_length 8 --output_dir {o} "
 RL = RL_BARE + "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/"
@@ -84,6 +85,12 @@ CASES = {
         "reward-eval {m}/reward_model --output_dir {m}/other_run --dataset_name {m}/rankings.jsonl",
         "other_run",
     ),
+    "reward-join without models": ("reward-join --output_dir {o}", "--reward_models"),
+    "reward-join of one": ("reward-join --output_dir {o} --reward_models {m}/policy,", "two"),
+    "reward-join with nowhere": (JOIN + "nowhere", "nowhere"),
+    "reward-join with no head": (JOIN + "policy", "no trained reward head"),
+    "reward-join with other votes": (JOIN + "reward_model --dataset_name {m}/no.jsonl", "no.jsonl"),
+    "reward-join by another word": (JOIN + "reward_model --aggregate median", "--aggregate"),
     "rl without reward model": (
         RL_BARE + "--model_name_or_path {m}/policy",
         "--reward_model_name_or_path",
@@ -258,7 +265,7 @@ def check_line(code: int, err: str, culprit: str) -> None:
 
 def test_every_verb_has_cases() -> None:
     verbs = {command.split()[0] for command, _ in CASES.values()}
-    every = "pretrain sft sample rank convert reward reward-eval rl crest report chat run"
+    every = "pretrain sft sample rank convert reward reward-eval reward-join rl crest report chat run"
     assert set(every.split()) <= verbs
 
 

@@ -64,6 +64,7 @@ def test_an_ensemble_of_different_models_is_calibrated_and_measured(folder, tmp_
     assert found.num_members == 3 and found.calibration.mean < 0
     told = json.loads((tmp_path / "joined" / "evaluation.json").read_text())
     assert told["how"] == "ensemble" and 0 <= told["accuracy"] <= 1
+    assert told["ensemble"]["num_members"] == 3
     assert told["mean"] == pytest.approx(found.calibration.mean)
     assert [Path(row["reward_model"]).name for row in told["members"]] == ["a", "b", "c"]
     for row, member, name in zip(told["members"], found.members, "abc", strict=True):

@@ -99,8 +99,16 @@ class _Joining:
     def measured(self, model: RewardModel | RewardEnsemble) -> dict[str, Any]:
         """Calibrate a model on the rankings, and say how good it is on them."""
         scores_N = calibrate(model, self.rankings)
-        found = evaluate(self.rankings, scores_N, seed=self.config.seed)
-        return {**found, "mean": model.calibration.mean}
+        prompts = [ranking.prompt for ranking in self.rankings for _ in ranking.completions]
+        texts = [text for ranking in self.rankings for text in ranking.completions]
+        several = isinstance(model, RewardEnsemble)
+        return evaluate(
+            self.rankings,
+            scores_N,
+            mean=model.calibration.mean,
+            member_scores_NM=model.member_scores(prompts, texts) if several else None,
+            seed=self.config.seed,
+        )
 
     def figures(self, joined: RewardModel | RewardEnsemble) -> dict[str, Any]:
         """What evaluation.json holds: the figures of the result, and the accuracy of each member."""
