@@ -299,3 +299,20 @@ def test_shared_beginning_leaves_each_text_a_token() -> None:
     assert shared_beginning([np.array([1]), np.array([1])]) == 0
     assert shared_beginning([np.array([1, 2])]) == 0
     assert shared_beginning([np.array([1, 2]), np.array([3, 2])]) == 0
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_recomputed_activations_give_the_same_gradients(kind: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[kind][0]().eval()
+    way, several = BY_NAME[MODELS[kind][1]], texts(padded_end=False)
+    expected = gradients(model, way.scores(model, several))
+    switch = getattr(model, "activation_checkpointing_enable", None)  # its name in newer versions
+    (switch or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.train()
+    check_same(gradients(model, way.scores(model, several)), expected)
+    with pytest.raises(ValueError, match="activation checkpointing"):
+        BY_NAME["packed decoder" if kind == "llama" else "packed encoder"].scores(model, several)

@@ -50,6 +50,13 @@ def _low_rank(x_SC: Tensor, projection: Projection) -> Tensor:
     return total
 
 
+def recomputes(model: Any) -> bool:
+    """Whether activation checkpointing is switched on, as transformers marks it on its modules."""
+    if not model.training:
+        return False
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 def applied(function: Any, *arguments: Any) -> Tensor:
     """What an autograd function gives."""
     result: Tensor = function.apply(*arguments)

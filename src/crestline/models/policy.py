@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crestline.models.blocks import recomputes
 from crestline.models.llama_family import LlamaFamily, family_of
 from crestline.models.llama_train import fits_window, tree_hidden
 from crestline.models.logprobs import logprobs_and_best_of, logprobs_of, slices
@@ -167,14 +168,7 @@ def _without_autocast(family: LlamaFamily, tree: Tree, model: Any) -> Tensor:
     enabled = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if enabled else family.embedding.dtype
     with torch.autocast(kind, enabled=False):
-        return tree_hidden(family, tree, dtype=dtype, recompute=_recomputes(model))
-
-
-def _recomputes(model: Any) -> bool:
-    """Whether activation checkpointing is switched on, as transformers marks it on its modules."""
-    if not model.training:
-        return False
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        return tree_hidden(family, tree, dtype=dtype, recompute=recomputes(model))
 
 
 def _trunk(model: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from crestline.models.blocks import added, projected, rms_normed, rotated, swiglu
 from crestline.models.llama_family import LlamaFamily, LlamaLayer
@@ -25,9 +26,12 @@ from crestline.models.projection import Projection, projection_of
 # ---------------------------------------------------------------- the Llama family
 
 
-def llama_pooled(family: LlamaFamily, row: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
+def llama_pooled(
+    family: LlamaFamily, row: Packed, dtype: torch.dtype = torch.float32, *, recompute: bool = False
+) -> Tensor:
     """After the final norm, [N, C]. dtype: arithmetic of the layers; parameters keep their own.
 
+    recompute: True keeps only each layer's input for the backward pass (activation checkpointing).
     Raises ValueError where a text is longer than a layer's attention window.
     """
     if any(layer.window is not None and layer.window < row.longest for layer in family.layers):
@@ -40,8 +44,8 @@ def llama_pooled(family: LlamaFamily, row: Packed, dtype: torch.dtype = torch.fl
     )
     x_TC = F.embedding(row.tokens_T, family.embedding).to(dtype)
     for layer in family.layers[:-1]:
-        x_TC = _llama_layer(family, layer, x_TC, row, (cos, sin), only_read=False)
-    x_NC = _llama_layer(family, family.layers[-1], x_TC, row, (cos, sin), only_read=True)
+        x_TC = _called(recompute, _llama_layer, family, layer, x_TC, row, (cos, sin), False)
+    x_NC = _llama_layer(family, family.layers[-1], x_TC, row, (cos, sin), True)
     return rms_normed(x_NC, family.final_norm, family.epsilon)
 
 
@@ -51,7 +55,6 @@ def _llama_layer(
     x_TC: Tensor,
     row: Packed,
     turns: tuple[Tensor, Tensor],
-    *,
     only_read: bool,
 ) -> Tensor:
     """One layer: at every token, or only where a score is read."""
@@ -76,6 +79,14 @@ def _llama_layer(
     x = added(x_TC, taken.flatten(1), layer.attention_output)
     gate_up = projected(rms_normed(x, layer.mlp_norm, family.epsilon), (layer.gate, layer.up))
     return added(x, swiglu(gate_up), layer.down)
+
+
+def _called(recompute: bool, layer: Callable[..., Tensor], *given: Any) -> Tensor:
+    """What a layer gives, its activations kept or computed again."""
+    if not recompute:
+        return layer(*given)
+    found: Tensor = checkpoint(layer, *given, use_reentrant=False)
+    return found
 
 
 def _parts(x_TC: Tensor, *projections: Projection) -> tuple[Tensor, ...]:
@@ -161,18 +172,20 @@ def _norm_of(module: Any) -> Norm:
     return module.weight, module.bias, float(module.eps)
 
 
-def encoder_pooled(encoder: Encoder, row: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
-    """At the tokens where scores are read, after the last layer, [N, C]. dtype: arithmetic of the layers."""
+def encoder_pooled(
+    encoder: Encoder, row: Packed, dtype: torch.dtype = torch.float32, *, recompute: bool = False
+) -> Tensor:
+    """At the tokens where scores are read, after the last layer, [N, C]. Arguments as for `llama_pooled`."""
     summed_TC = F.embedding(row.tokens_T, encoder.words) + encoder.kind
     summed_TC = summed_TC + F.embedding(row.positions_T + encoder.first_position, encoder.positions)
     x_TC = _normed(summed_TC.to(dtype), encoder.norm)
     for layer in encoder.layers[:-1]:
-        x_TC = _encoder_layer(encoder, layer, x_TC, row, only_read=False)
-    return _encoder_layer(encoder, encoder.layers[-1], x_TC, row, only_read=True)
+        x_TC = _called(recompute, _encoder_layer, encoder, layer, x_TC, row, False)
+    return _encoder_layer(encoder, encoder.layers[-1], x_TC, row, True)
 
 
 def _encoder_layer(
-    encoder: Encoder, layer: EncoderLayer, x_TC: Tensor, row: Packed, *, only_read: bool
+    encoder: Encoder, layer: EncoderLayer, x_TC: Tensor, row: Packed, only_read: bool
 ) -> Tensor:
     """One layer: at every token, or only where a score is read."""
     if only_read:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crestline.models.blocks import recomputes
 from crestline.models.llama_family import family_of
-from crestline.models.packed_attention import packed_attention
+from crestline.models.packed_attention import Unsupported, packed_attention
 from crestline.models.packing import Packed, RankedTexts, packed
 from crestline.models.pooled import encoder_of, encoder_pooled, llama_pooled
 
@@ -33,13 +34,15 @@ class Forward:
     """One way from texts to raw scores [N, M], with gradients.
 
     name: as evaluation.json tells it. shares: whether what a ranking's texts share goes through the model once.
-    drops_out: whether dropout works where the model is in training mode.
+    drops_out: whether dropout works where the model is in training mode. recomputes: whether activation checkpointing
+    works.
     """
 
     name: str
     scores: Callable[[Any, RankedTexts], Tensor]
     shares: bool
     drops_out: bool = True
+    recomputes: bool = True
 
     def num_encoded_tokens(self, texts: RankedTexts) -> int:
         """Tokens that go through the model, without padding."""
@@ -90,7 +93,9 @@ def llama_scores(model: Any, texts: RankedTexts) -> Tensor:
     device = family.embedding.device.type
     dtype = _arithmetic(device, family.embedding.dtype)
     with torch.autocast(device, enabled=False):
-        hidden_NC = llama_pooled(family, _decoder_row(model, texts), dtype)
+        hidden_NC = llama_pooled(
+            family, _decoder_row(model, texts), dtype, recompute=recomputes(model)
+        )
     scores: Tensor = _without_adapters(model).score(hidden_NC)
     return scores
 
@@ -102,7 +107,9 @@ def encoder_scores(model: Any, texts: RankedTexts) -> Tensor:
     device = encoder.words.device.type
     dtype = _arithmetic(device, encoder.words.dtype)
     with torch.autocast(device, enabled=False):
-        hidden_NC = encoder_pooled(encoder, _encoder_row(model, texts), dtype)
+        hidden_NC = encoder_pooled(
+            encoder, _encoder_row(model, texts), dtype, recompute=recomputes(model)
+        )
     return _encoder_head(inner, hidden_NC)
 
 
@@ -110,8 +117,8 @@ PLAIN = Forward("padded", plain_scores, shares=False)
 WAYS = (
     Forward("llama", llama_scores, shares=True, drops_out=False),
     Forward("encoder", encoder_scores, shares=False, drops_out=False),
-    Forward("packed decoder", packed_decoder_scores, shares=True),
-    Forward("packed encoder", packed_encoder_scores, shares=False),
+    Forward("packed decoder", packed_decoder_scores, shares=True, recomputes=False),
+    Forward("packed encoder", packed_encoder_scores, shares=False, recomputes=False),
 )
 """Fastest first."""
 
@@ -163,7 +170,10 @@ def _arithmetic(device: str, own: torch.dtype) -> torch.dtype:
 
 
 def _hidden(inner: Any, row: Packed) -> Tensor:
-    """Hidden states of the backbone over the row, [T, C]."""
+    """Hidden states of the backbone over the row, [T, C]. Raises Unsupported with activation checkpointing: what is
+    computed again in the backward pass would find another attention."""
+    if recomputes(inner):
+        raise Unsupported("activation checkpointing")
     backbone, positions_T = inner.base_model, row.positions_T
     embeddings = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     padding = getattr(embeddings, "padding_idx", None)
