@@ -210,7 +210,7 @@ def test_a_kl_spike_rolls_back_to_the_last_good_checkpoint(task: Path, tmp_path:
 def test_settings_may_change_only_while_it_is_paused(task: Path, tmp_path: Path) -> None:
     config = settings(task, tmp_path, num_updates=2)
     rl(config)
-    assert may_change(tmp_path / "run") == ()
+    assert may_change(tmp_path / "run") == ("tracking",)
     with pytest.raises(BadInput, match=r"health\.health_patience is 10 there and 3 here"):
         rl(replace(config, health=Health(health_patience=3)))
     (tmp_path / "run/paused.json").write_text("{}")

@@ -36,6 +36,7 @@ from crestline.training.configs import PretrainConfig, SftConfig
 from crestline.training.health import may_change
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
+from crestline.training.trackers import require_trackers
 from crestline.types import BadInput
 
 LARGEST_READ = 30_000_000
@@ -196,7 +197,10 @@ def run_input(config: RunConfig) -> list[str]:
     who = people(material.people or config.world.name, config.world.flip_probability)
     if material.people:
         found.append(who)
-    ignore = may_change(Path(config.output_dir, "rl"), "rl.")
+    stages = ("pretrain", "sft", "reward", "rl")
+    for name in stages:
+        require_trackers(getattr(config, name).tracking)
+    ignore = [key for n in stages for key in may_change(Path(config.output_dir, n), f"{n}.")]
     is_there = RunFolder(config.output_dir).check(plain(config), what="run", ignore=ignore)
     return [*found, f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"]
 
@@ -271,6 +275,8 @@ def people(flag: str, flip_probability: float) -> str:
 def folder(config: Any, verb: str) -> str:
     """Looks whether a stage can begin or go on in its output_dir."""
     settings = {"verb": verb, **plain(config)}
+    if hasattr(config, "tracking"):
+        require_trackers(config.tracking)
     ignore = may_change(config.output_dir)
     is_there = RunFolder(config.output_dir).check(settings, what=verb, ignore=ignore)
     return f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"

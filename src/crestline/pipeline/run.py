@@ -60,7 +60,8 @@ def run(config: RunConfig, *, screen: Screen) -> Verdict:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     folder = RunFolder(Path(config.output_dir))
-    ignore = may_change(folder.path / "rl", "rl.")
+    trained = ("pretrain", "sft", "reward", "rl")
+    ignore = [key for name in trained for key in may_change(folder.path / name, f"{name}.")]
     resumed = folder.open_or_create(plain(config), what="run", ignore=ignore)
     try:
         screen.say(f"{'resuming' if resumed else 'starting'} {config.output_dir}")

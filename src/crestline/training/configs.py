@@ -64,6 +64,32 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Who else is told the metrics; metrics.jsonl always is."""
+
+    report_to: str = "none"
+    """none, or some of tensorboard, wandb and trackio, separated by commas; their packages must be installed."""
+    run_name: str = ""
+    """What the run is called there; empty: the run folder's name."""
+    project: str = "crestline"
+    """What it belongs to there; TensorBoard has none."""
+
+    def __post_init__(self) -> None:
+        known = ("tensorboard", "wandb", "trackio")
+        for name in self.trackers:
+            if name not in known:
+                raise ValueError(
+                    f"report_to must be none or some of {', '.join(known)}, got {name!r}"
+                )
+
+    @property
+    def trackers(self) -> list[str]:
+        """Each of report_to."""
+        names = [name.strip() for name in self.report_to.split(",")]
+        return [name for name in names if name and name != "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Train a tokenizer and a small Llama-architecture model on plain text."""
 
@@ -87,6 +113,7 @@ class PretrainConfig:
     """Texts for each update."""
     seed: int = 0
     """Decides every random choice."""
+    tracking: Tracking = field(default_factory=Tracking)
     optimization: Optimization = field(default_factory=lambda: Optimization(learning_rate=3e-3))
 
     def __post_init__(self) -> None:
@@ -133,6 +160,7 @@ class SftConfig:
     seed: int = 0
     """Decides every random choice."""
     lora: Lora = field(default_factory=Lora)
+    tracking: Tracking = field(default_factory=Tracking)
     optimization: Optimization = field(default_factory=lambda: Optimization(learning_rate=1e-3))
 
     def __post_init__(self) -> None:

@@ -170,6 +170,9 @@ def refuse_nonfinite(update: int, metrics: Mapping[str, float]) -> None:
 
 
 def may_change(folder: str | Path, prefix: str = "") -> tuple[str, ...]:
-    """Dotted keys of the settings that may change when the stage in this folder goes on: those that cure a pause."""
+    """Dotted keys of the settings that may change when the stage in this folder goes on.
+
+    Who is told the metrics always may, and while it is paused what cures the pause.
+    """
     paused = (Path(folder) / PAUSED_FILE).exists()
-    return tuple(prefix + key for key in CHANGEABLE) if paused else ()
+    return tuple(prefix + key for key in ("tracking", *(CHANGEABLE if paused else ())))

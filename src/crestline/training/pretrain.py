@@ -15,6 +15,7 @@ from crestline.training.fit import Progress, fit, silent
 from crestline.training.imitation import ImitationSource, imitation_loss
 from crestline.training.learner import Learner
 from crestline.training.seeds import stream
+from crestline.training.trackers import mirrored
 
 
 def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
@@ -51,5 +52,6 @@ def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress 
             rows, [1] * len(rows), batch_size=config.batch_size, seed=config.seed, device=device
         )
         learner = Learner(model, config.optimization, config.num_updates)
-        fit(folder, learner, tokenizer, source, imitation_loss, seed=config.seed, progress=progress)
+        report = mirrored(config.tracking, folder, progress)
+        fit(folder, learner, tokenizer, source, imitation_loss, seed=config.seed, progress=report)
         return ship_final(folder, model, tokenizer)

@@ -32,6 +32,7 @@ from crestline.training.preferences import check_ties, ranked_pairs, sides_of, t
 from crestline.training.rankings import RankingSource, halves, ranking_loss
 from crestline.training.reward_configs import Ensemble, RewardConfig
 from crestline.training.seeds import stream
+from crestline.training.trackers import mirrored
 from crestline.types import BadInput, Ranking
 
 
@@ -162,7 +163,12 @@ class _Training:
             device=self.device,
             flips_R=flips,
             taught_RM=taught,
-            ways=[way for way in WAYS if way.drops_out or not drops_out],
+            ways=[
+                way
+                for way in WAYS
+                if (way.drops_out or not drops_out)
+                and (way.recomputes or not config.optimization.gradient_checkpointing)
+            ],
         )
         self.begun()
         self.num_truncated += source.num_truncated
@@ -175,7 +181,7 @@ class _Training:
             source,
             ranking_loss(config.ranking_loss, source.forward),
             seed=seed,
-            progress=self.progress,
+            progress=mirrored(config.tracking, folder, self.progress),
         )
         return model
 

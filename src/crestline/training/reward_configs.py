@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from crestline.training.configs import Lora, Optimization, at_least, positive
+from crestline.training.configs import Lora, Optimization, Tracking, at_least, positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,7 @@ class RewardConfig:
     ranking_loss: RankingLoss = field(default_factory=RankingLoss)
     ensemble: Ensemble = field(default_factory=Ensemble)
     lora: Lora = field(default_factory=Lora)
+    tracking: Tracking = field(default_factory=Tracking)
     optimization: Optimization = field(default_factory=lambda: Optimization(learning_rate=3e-4))
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ from crestline.training.rl_configs import Ppo, RlConfig
 from crestline.training.rollouts import Cast, RlSource, prompt_column
 from crestline.training.seeds import stream
 from crestline.training.surrogate import Surrogate
+from crestline.training.trackers import mirrored
 from crestline.types import BadInput, Prompt
 
 
@@ -63,7 +64,7 @@ def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) ->
             keepers={"source": source},
             watchdog=watchdog,
             on_weights=cast.sampler.refresh,
-            progress=progress,
+            progress=mirrored(config.tracking, folder, progress),
         )
         ship_final(folder, cast.policy, tokenizer)
         return folder.path

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from crestline.rewards.configs import RewardSources, Shaping
-from crestline.training.configs import Lora, Optimization, at_least, positive
+from crestline.training.configs import Lora, Optimization, Tracking, at_least, positive
 from crestline.training.health import Health
 
 
@@ -204,6 +204,7 @@ class RlConfig:
     shaping: Shaping = field(default_factory=Shaping)
     health: Health = field(default_factory=Health)
     lora: Lora = field(default_factory=Lora)
+    tracking: Tracking = field(default_factory=Tracking)
     checkpoints: Checkpointing = field(default_factory=lambda: Checkpointing())
     optimization: Optimization = field(
         default_factory=lambda: Optimization(

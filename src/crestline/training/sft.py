@@ -18,6 +18,7 @@ from crestline.training.fit import Progress, fit, silent
 from crestline.training.imitation import ImitationSource, imitation_loss
 from crestline.training.learner import Learner
 from crestline.training.seeds import stream
+from crestline.training.trackers import mirrored
 from crestline.types import BadInput, Demonstration
 
 PLAIN_CHAT_TEMPLATE = (
@@ -51,7 +52,8 @@ def sft(config: SftConfig, *, device: str = "cpu", progress: Progress = silent) 
         )
         num_updates = math.ceil(config.num_train_epochs * len(rows) / config.batch_size)
         learner = Learner(model, config.optimization, num_updates)
-        fit(folder, learner, tokenizer, source, imitation_loss, seed=config.seed, progress=progress)
+        report = mirrored(config.tracking, folder, progress)
+        fit(folder, learner, tokenizer, source, imitation_loss, seed=config.seed, progress=report)
         return ship_final(folder, model, tokenizer)
 
 

@@ -1,0 +1,91 @@
+"""Metrics told to others: event files that TensorBoard reads back, and one line where a package is missing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from crestline.runs.files import read_jsonl
+from crestline.training.configs import Optimization, SftConfig, Tracking
+from crestline.training.sft import sft
+from crestline.training.trackers import TRACKERS, identity, require_trackers
+from crestline.types import BadInput
+
+
+def settings(task: Path, folder: Path, report_to: str) -> SftConfig:
+    return SftConfig(
+        model_name_or_path=str(task / "base"),
+        dataset_name=str(task / "demonstrations.jsonl"),
+        output_dir=str(folder / "run"),
+        batch_size=5,
+        num_train_epochs=2,
+        tracking=Tracking(report_to=report_to),
+        optimization=Optimization(learning_rate=1e-2, dtype="float32", save_updates=3),
+    )
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: steps and values by name."""
+    found = EventAccumulator(str(folder / "tensorboard"))
+    found.Reload()
+    return {
+        name: [(event.step, event.value) for event in found.Scalars(name)]
+        for name in found.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_shows_every_metric_of_every_update(task: Path, tmp_path: Path) -> None:
+    sft(settings(task, tmp_path, "tensorboard"))
+    rows = read_jsonl(tmp_path / "run/metrics.jsonl")
+    shown = events(tmp_path / "run")
+    assert len(rows) == 8
+    assert set(shown) == set(rows[0]) - {"update"}
+    for name, points in shown.items():
+        assert [step for step, _ in points] == list(range(1, 9))
+        values = [row[name] for row in rows]
+        assert [value for _, value in points] == pytest.approx(values, rel=1e-5)
+
+
+def test_updates_that_are_done_again_are_shown_once(task: Path, tmp_path: Path) -> None:
+    config = settings(task, tmp_path, "tensorboard")
+
+    def killed(update: int, num_updates: int, metrics: Any) -> None:
+        if update == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sft(config, progress=killed)
+    sft(config)
+    assert [step for step, _ in events(tmp_path / "run")["loss"]] == list(range(1, 9))
+
+
+def test_who_is_told_may_change_and_changes_nothing_else(task: Path, tmp_path: Path) -> None:
+    config = settings(task, tmp_path, "none")
+
+    def killed(update: int, num_updates: int, metrics: Any) -> None:
+        if update == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sft(config, progress=killed)
+    assert not (tmp_path / "run/tensorboard").exists()
+    sft(replace(config, tracking=Tracking(report_to="tensorboard")))
+    assert [step for step, _ in events(tmp_path / "run")["loss"]] == list(range(4, 9))
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_missing_package_is_one_line(name: str, task, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda wanted: None)
+    with pytest.raises(BadInput, match=f"--report_to {name}: the package '{name}' is missing"):
+        require_trackers(Tracking(report_to=f"none, {name}"))
+
+
+def test_settings() -> None:
+    assert Tracking().trackers == []
+    assert Tracking(report_to="wandb, tensorboard").trackers == ["wandb", "tensorboard"]
+    with pytest.raises(ValueError, match="report_to must be none or some of tensorboard"):
+        Tracking(report_to="mlflow")
+    assert set(TRACKERS) == {"tensorboard", "wandb", "trackio"}
+    assert identity(Path("a")) == identity(Path("b/../a")) != identity(Path("b"))
