@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from crestline.models import decoding
+from crestline.models import sampler as sampler_module
 from crestline.models.load import load_policy, load_tokenizer
-from crestline.models.sampler import PolicySampler, encode_prompts, end_token_ids, uniforms
+from crestline.models.sampler import STEPS_UNSEEN, PolicySampler, encode_prompts, end_token_ids
 from crestline.types import BadInput, Completion, PromptText
 
 PROMPTS: list[PromptText] = [
@@ -52,38 +55,18 @@ def close(first: Sequence[Completion], second: Sequence[Completion]) -> None:
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
 
 
-def test_uniforms_are_a_function_of_each_rows_seed() -> None:
-    alone = np.concatenate([uniforms([seed], 20) for seed in (3, 2**63, 17)])
-    assert (uniforms([3, 2**63, 17], 20) == alone).all()
-    assert (uniforms([3], 7)[0] == alone[0, :7]).all()
-    assert len(np.unique(uniforms(range(1000), 50))) == 50_000
-
-
-@pytest.mark.parametrize(
-    "seeds", [range(2000), range(0, 2000 << 40, 1 << 40)], ids=["small", "far"]
-)
-def test_uniforms_are_uniform_and_unrelated(seeds) -> None:
-    numbers = uniforms(seeds, 50)
-    assert numbers.min() >= 0 and numbers.max() < 1
-    assert stats.kstest(numbers.ravel(), "uniform").pvalue > 1e-3
-    assert min(stats.kstest(column, "uniform").pvalue for column in numbers.T[:10]) > 1e-4
-    assert abs(np.corrcoef(numbers[:, :-1].ravel(), numbers[:, 1:].ravel())[0, 1]) < 0.015
-    assert abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.015
-
-
-def test_fast_decoder_and_transformers_say_the_same(llama, often_ending) -> None:
-    fast, slow = often_ending(llama), often_ending(llama)
-    assert fast.decoder is not None
-    slow.decoder = None
-    close(fast.sample(PROMPTS, SEEDS), slow.sample(PROMPTS, SEEDS))
+def test_our_engine_and_transformers_say_the_same(model, often_ending) -> None:
+    ours, theirs = often_ending(model, engine="ours"), often_ending(model, engine="transformers")
+    for batch_size in (256, 10):
+        ours.batch_size = theirs.batch_size = batch_size
+        close(ours.sample(PROMPTS, SEEDS), theirs.sample(PROMPTS, SEEDS))
 
 
 def test_trained_model_through_both_engines(real_model) -> None:
     folder = real_model("stories260K")
     model, tokenizer = load_policy(folder), load_tokenizer(folder)
     fast = PolicySampler(model, tokenizer, max_completion_length=30)
-    slow = PolicySampler(model, tokenizer, max_completion_length=30)
-    slow.decoder = None
+    slow = PolicySampler(model, tokenizer, max_completion_length=30, engine="transformers")
     prompts = ["Once upon a time", "Lily", ""] * 4
     first, second = fast.sample(prompts, range(12)), slow.sample(prompts, range(12))
     assert sum(a.tokens == b.tokens for a, b in zip(first, second, strict=True)) >= 11
@@ -131,16 +114,102 @@ def test_samples_follow_the_next_token_distribution(model, sampler, temperature)
     assert chi_square(second, (going_on @ after).numpy()) > 1e-3
 
 
-def test_neighbours_change_nothing(model, often_ending) -> None:
-    together = often_ending(model).sample(PROMPTS, SEEDS)
-    small = often_ending(model, batch_size=5).sample(PROMPTS, SEEDS)
-    alone = often_ending(model, batch_size=1).sample(PROMPTS, SEEDS)
-    lengths = {len(completion.tokens) for completion in together}
-    assert len(lengths) >= 5  # rows finish, and leave, at many times
-    close(together, alone)
-    close(together, small)
-    backwards = often_ending(model).sample(PROMPTS[::-1], SEEDS[::-1])
-    close(together, backwards[::-1])
+GROUPS: list[PromptText] = [
+    prompt
+    for prompt, count in (
+        ("The cat", 8),
+        ("a" * 70, 4),
+        ("the cat and " * 9, 4),
+        ("The cat", 3),
+        ("a", 1),
+        ("the dog " * 30, 9),
+        ("mat", 5),
+        ("the dog " * 16, 1),
+    )
+    for _ in range(count)
+]
+
+
+def exactly(completions: Sequence[Completion]) -> list[Any]:
+    return [(c.tokens, c.logprobs, c.text, c.stop) for c in completions]
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def long_model(request: pytest.FixtureRequest, tiny_llama, tokenizer) -> Any:
+    if request.param == "llama":
+        return tiny_llama(max_position_embeddings=256)
+    torch.manual_seed(0)
+    sizes = {"n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    config = GPT2Config(vocab_size=len(tokenizer), initializer_range=0.15, eos_token_id=4, **sizes)
+    return GPT2LMHeadModel(config).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_completion_is_the_same_to_the_last_bit_in_any_company(
+    long_model, often_ending, dtype
+) -> None:
+    settings = {"max_completion_length": 40, "dtype": dtype, "engine": "ours"}
+    seeds = list(range(len(GROUPS)))
+    built = often_ending(long_model, **settings)
+    built.end_ids = list(range(0, 290, 29))
+    together = exactly(built.sample(GROUPS, seeds))
+    assert len({len(tokens) for tokens, *_ in together}) >= 8  # rows leave at many times
+    for batch_size in (1, 2, 7, 16, 24):  # rows refill others' places, groups are cut
+        built.batch_size = batch_size
+        assert exactly(built.sample(GROUPS, seeds)) == together, batch_size
+    built.batch_size = 256
+    backwards = exactly(built.sample(GROUPS[::-1], seeds[::-1]))
+    assert backwards[::-1] == together
+    mixed = np.random.default_rng(0).permutation(len(GROUPS))
+    scattered = exactly(built.sample([GROUPS[n] for n in mixed], mixed.tolist()))
+    assert [scattered[n] for n in np.argsort(mixed)] == together
+    alone = [exactly(built.sample([GROUPS[n]], [n]))[0] for n in range(0, len(GROUPS), 5)]
+    assert alone == together[::5]
+
+
+def test_threads_change_nothing(often_ending, tokenizer) -> None:
+    """A model wide enough that threads share its products."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 1056, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    config = LlamaConfig(vocab_size=4096, initializer_range=0.06, **sizes, **heads)
+    built = often_ending(LlamaForCausalLM(config).eval(), max_completion_length=20)
+    built.end_ids = list(range(0, 4096, 41))
+    said = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            said.append(exactly(built.sample(GROUPS, range(len(GROUPS)))))
+    finally:
+        torch.set_num_threads(1)
+    assert said[1] == said[0] and said[2] == said[0]
+
+
+@pytest.mark.parametrize("batch_size", [5, 1])
+def test_transformers_engine_in_any_company(model, often_ending, batch_size) -> None:
+    built = often_ending(model, engine="transformers")
+    together = built.sample(PROMPTS, SEEDS)
+    built.batch_size = batch_size
+    close(together, built.sample(PROMPTS, SEEDS))
+
+
+def test_ends_are_found_late_where_looking_costs(model, often_ending, monkeypatch) -> None:
+    expected = exactly(often_ending(model).sample(PROMPTS, SEEDS))
+    monkeypatch.setitem(STEPS_UNSEEN, "cpu", 4)
+    built = often_ending(model, batch_size=9)
+    assert exactly(built.sample(PROMPTS, SEEDS)) == expected
+
+
+def test_few_logits_at_a_time_change_nothing(model, often_ending, monkeypatch) -> None:
+    expected = exactly(often_ending(model).sample(PROMPTS, SEEDS))
+    monkeypatch.setattr(sampler_module, "LOGITS_TOGETHER", 290 * 3)
+    assert exactly(often_ending(model).sample(PROMPTS, SEEDS)) == expected
+
+
+def test_little_room_for_the_cache_changes_nothing(llama, often_ending, monkeypatch) -> None:
+    expected = exactly(often_ending(llama).sample(PROMPTS, SEEDS))
+    monkeypatch.setattr(decoding, "CACHE_BYTES", 1)
+    assert exactly(often_ending(llama).sample(PROMPTS, SEEDS)) == expected
 
 
 def test_another_seed_says_something_else(llama, sampler) -> None:

@@ -1,123 +1,151 @@
-"""Decoding for the Llama family from plain tensors and a preallocated cache: the fast path of the sampler.
+"""Decoding for the Llama family from plain tensors.
 
-Owns one forward pass with a cache. Knows nothing of sampling or text. Matches transformers' LlamaForCausalLM
-within float rounding (a test compares them).
+Owns the arithmetic of a layer without its attention. Knows nothing of caches, sampling or text. Matches transformers'
+own forward pass within rounding (a test compares each member of the family).
 
-Letters: B rows in the batch, L cache length, S new tokens, H heads, D head size.
+Letters: N tokens, C hidden size, H heads, J key heads, D head size, F feed-forward size, V vocabulary.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crestline.models.decoding import Attend
+from crestline.models.kv_cache import CacheShape
+from crestline.models.llama_family import LlamaFamily, LlamaLayer, family_of
+from crestline.models.matmul import activated_, add_linear_, linear
+from crestline.models.shadow import Shadow, Weights, project_into
 
-def is_supported(model: Any) -> bool:
-    """Whether `LlamaDecoder` computes exactly what this model computes."""
-    config = model.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    return (
-        type(model).__name__ == "LlamaForCausalLM"
-        and not getattr(config, "attention_bias", False)
-        and not getattr(config, "mlp_bias", False)
-        and config.hidden_act == "silu"
-        and rope.get("rope_type", "default") == "default"
-    )
+
+@dataclass(frozen=True)
+class _Layer:
+    attention_norm: Tensor
+    query_key_value: tuple[Weights, ...]
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    attention_output: Weights
+    mlp_norm: Tensor
+    gate_up: tuple[Weights, ...]
+    down: Weights
+    rotates: bool
 
 
 class LlamaDecoder:
-    """A view of the model's weights that decodes; refresh it after every update."""
+    """A model of the family, ready to decode.
 
-    def __init__(self, model: Any) -> None:
-        config = model.config
-        self.num_heads = config.num_attention_heads
-        self.num_kv_heads = config.num_key_value_heads
-        self.head_size = getattr(config, "head_dim", None) or config.hidden_size // self.num_heads
-        self.epsilon = config.rms_norm_eps
-        self.rope_theta = float((config.rope_parameters or {}).get("rope_theta", 10000.0))
-        self.refresh(model)
+    dtype: of the products; None takes bfloat16 where that is fast, else the weights' own.
+    """
+
+    def __init__(self, family: LlamaFamily, *, dtype: torch.dtype | None = None) -> None:
+        self.shadow = Shadow(family.embedding, dtype)
+        self.activations = self.shadow.activations
+        self.shape = CacheShape(
+            num_heads=family.num_heads,
+            num_kv_heads=family.num_kv_heads,
+            head_size=family.head_size,
+            windows=tuple(layer.window for layer in family.layers),
+        )
+        self.turns_TD = (torch.empty(0), torch.empty(0))
+        self._take(family)
 
     def refresh(self, model: Any) -> None:
-        """Take the current weights: projections that read the same input are joined."""
-        with torch.no_grad():
-            self.embedding = model.model.embed_tokens.weight.detach()
-            self.output = model.lm_head.weight.detach()
-            self.final_norm = model.model.norm.weight.detach()
-            self.layers = [
-                (
-                    layer.input_layernorm.weight.detach(),
-                    torch.cat(
-                        [
-                            layer.self_attn.q_proj.weight,
-                            layer.self_attn.k_proj.weight,
-                            layer.self_attn.v_proj.weight,
-                        ]
-                    ).detach(),
-                    layer.self_attn.o_proj.weight.detach(),
-                    layer.post_attention_layernorm.weight.detach(),
-                    torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]).detach(),
-                    layer.mlp.down_proj.weight.detach(),
-                )
-                for layer in model.model.layers
-            ]
+        family = family_of(model)
+        if family is None:
+            raise ValueError("the model no longer is what the decoder was made for")
+        self._take(family)
 
-    def new_cache(self, batch: int, length: int) -> list[tuple[Tensor, Tensor]]:
-        shape = (batch, self.num_kv_heads, length, self.head_size)
-        weight = self.embedding
-        return [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.layers]
+    @torch.no_grad()
+    def _take(self, family: LlamaFamily) -> None:
+        shadow = self.shadow
+        self.family = family
+        self.layers = [self._layer(f"{n}", layer) for n, layer in enumerate(family.layers)]
+        self.final_norm = shadow.vector(family.final_norm)
+        self.output = shadow.one("output", family.output)
 
-    def rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin for positions [B, S], each [B, 1, S, D]."""
-        half = torch.arange(0, self.head_size, 2, device=positions.device, dtype=torch.float32)
-        frequencies = 1.0 / self.rope_theta ** (half / self.head_size)
-        angles = positions[..., None].float() * frequencies
-        angles = torch.cat([angles, angles], -1)[:, None]
-        return angles.cos(), angles.sin()
+    def _layer(self, name: str, layer: LlamaLayer) -> _Layer:
+        shadow = self.shadow
+        norms = (layer.query_norm, layer.key_norm)
+        query_norm, key_norm = (None if n is None else shadow.vector(n) for n in norms)
+        attention = (layer.query, layer.key, layer.value)
+        return _Layer(
+            attention_norm=shadow.vector(layer.attention_norm),
+            query_key_value=shadow.joined(f"{name}.attention", attention),
+            query_norm=query_norm,
+            key_norm=key_norm,
+            attention_output=shadow.one(f"{name}.attention_output", layer.attention_output),
+            mlp_norm=shadow.vector(layer.mlp_norm),
+            gate_up=shadow.joined(f"{name}.gate_up", (layer.gate, layer.up)),
+            down=shadow.one(f"{name}.down", layer.down),
+            rotates=layer.rotates,
+        )
 
-    def __call__(
-        self,
-        tokens_BS: Tensor,
-        positions_BS: Tensor,
-        cache: list[tuple[Tensor, Tensor]],
-        start: int,
-        bias_BSL: Tensor,
-    ) -> Tensor:
-        """Logits after the last new token, [B, V]; writes cache columns start … start + S - 1.
+    def hidden(self, tokens_N: Tensor, positions_N: Tensor, attend: Attend) -> Tensor:
+        """Hidden states [N, C] after the last norm."""
+        x_NC = F.embedding(tokens_N, self.family.embedding).to(self.activations)
+        cos, sin = self._turns(positions_N)
+        for number, layer in enumerate(self.layers):
+            query, key, value = self._heads(layer, x_NC, cos, sin)
+            mixed = attend(number, query, key, value)
+            add_linear_(x_NC, mixed, layer.attention_output.weight, layer.attention_output.bias)
+            add_linear_(x_NC, self._feed(layer, x_NC), layer.down.weight, layer.down.bias)
+        return self._norm(x_NC, self.final_norm)
 
-        bias_BSL: 0 where a new token may look at a cache column, -inf where not; L = start + S.
-        """
-        batch, new = tokens_BS.shape
-        heads, kv_heads, size = self.num_heads, self.num_kv_heads, self.head_size
-        stop = start + new
-        cos, sin = self.rotations(positions_BS)
-        x = F.embedding(tokens_BS, self.embedding)
-        for (norm, qkv, out, norm2, gate_up, down), (keys, values) in zip(
-            self.layers, cache, strict=True
-        ):
-            joined = F.linear(F.rms_norm(x, (x.shape[-1],), norm, self.epsilon), qkv)
-            joined = joined.view(batch, new, heads + 2 * kv_heads, size).transpose(1, 2)
-            rotated = joined[:, : heads + kv_heads]
-            first, second = rotated.chunk(2, -1)
-            rotated = rotated * cos + torch.cat([-second, first], -1) * sin
-            keys[:, :, start:stop] = rotated[:, heads:]
-            values[:, :, start:stop] = joined[:, heads + kv_heads :]
-            k, v = keys[:, :, :stop], values[:, :, :stop]
-            q = rotated[:, :heads]
-            group = heads // kv_heads
-            if group > 1:
-                q = q.reshape(batch, kv_heads, group * new, size)
-            weights = q @ k.transpose(-1, -2) * size**-0.5
-            weights = weights + (bias_BSL.repeat(1, group, 1) if group > 1 else bias_BSL)[:, None]
-            mixed = weights.softmax(-1) @ v
-            if group > 1:
-                mixed = mixed.reshape(batch, heads, new, size)
-            x = x + F.linear(mixed.transpose(1, 2).reshape(batch, new, heads * size), out)
-            gate, up = F.linear(F.rms_norm(x, (x.shape[-1],), norm2, self.epsilon), gate_up).chunk(
-                2, -1
-            )
-            x = x + F.linear(F.silu(gate) * up, down)
-        last = F.rms_norm(x[:, -1], (x.shape[-1],), self.final_norm, self.epsilon)
-        return F.linear(last, self.output)
+    def logits(self, hidden_NC: Tensor) -> Tensor:
+        """Logits [N, V]."""
+        return linear(hidden_NC, self.output.weight, self.output.bias)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self.family.epsilon)
+
+    def _heads(
+        self, layer: _Layer, x_NC: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries [N, H · D] and keys [N, J · D], and values: three planes of one buffer."""
+        shape, count = self.shape, len(x_NC)
+        widths = [heads * shape.head_size for heads in (shape.num_heads, *[shape.num_kv_heads] * 2)]
+        buffer = x_NC.new_empty(count * sum(widths))
+        planes = [
+            part.view(count, -1)
+            for part in torch.split(buffer, [count * width for width in widths])
+        ]
+        project_into(planes, self._norm(x_NC, layer.attention_norm), layer.query_key_value)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            for plane, weight in zip(planes, (layer.query_norm, layer.key_norm), strict=False):
+                heads = plane.view(-1, shape.head_size)
+                heads.copy_(self._norm(heads, weight))
+        if layer.rotates:
+            turned = buffer[: count * (widths[0] + widths[1])].view(-1, shape.head_size)
+            other = turned.roll(shape.head_size // 2, -1)
+            torch.addcmul(turned * cos, other, sin, out=turned)
+        return planes[0], planes[1], planes[2]
+
+    def _turns(self, positions_N: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin for every row of queries, then of keys: [N · (H + J), D]. sin carries the rotation's sign."""
+        counts = (self.shape.num_heads, self.shape.num_kv_heads)
+        rows = torch.cat([positions_N.repeat_interleave(count) for count in counts])
+        return self.turns_TD[0].index_select(0, rows), self.turns_TD[1].index_select(0, rows)
+
+    def reach(self, length: int) -> None:
+        """Be ready for positions below `length`."""
+        if len(self.turns_TD[0]) >= length:
+            return
+        frequencies = self.family.inverse_frequencies.float()
+        angles = torch.arange(length, device=frequencies.device).float()[:, None] * frequencies
+        cos, sin = angles.cos() * self.family.rope_scale, angles.sin() * self.family.rope_scale
+        tables = (torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1))
+        self.turns_TD = (tables[0].to(self.activations), tables[1].to(self.activations))
+
+    def _feed(self, layer: _Layer, x_NC: Tensor) -> Tensor:
+        """What goes through the feed-forward's last map, [N, F]."""
+        normed = self._norm(x_NC, layer.mlp_norm)
+        if len(layer.gate_up) == 1:
+            whole = layer.gate_up[0]
+            gate, up = linear(normed, whole.weight, whole.bias).chunk(2, -1)
+        else:
+            gate, up = (linear(normed, part.weight, part.bias) for part in layer.gate_up)
+        return activated_(torch.ops.aten.silu_, gate).mul_(up)

@@ -1,14 +1,17 @@
 """Sample completions from a policy, recording tokens, log-probabilities and why each stopped.
 
-Owns sampling. Each completion has its own random stream, a function of its seed and the token's position, so
-that nothing but its seed, prompt and weights decides what it says. Text in, `Completion` out.
+Owns texts, seeds and the schedule: prompts that stand next to each other and are equal are read once, completions
+that ended make room for the next. Each completion has its own random stream, a function of its seed and the token's
+position, so that nothing but its seed, prompt and weights decides what it says. Text in, `Completion` out.
 
-Letters: B rows still writing, T completion tokens, V vocabulary.
+Letters: N completions, B rows being written, P prompts, T completion tokens.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,94 +19,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crestline.models.llama import LlamaDecoder, is_supported
+from crestline.models.draws import draw, uniforms
+from crestline.models.engine_choice import engine_of
+from crestline.models.engines import Engine, Session
 from crestline.models.text import render_prompt
 from crestline.types import BadInput, Completion, PromptText
 
-
-def uniforms(seeds: Sequence[int], length: int) -> NDArray[np.float64]:
-    """Random numbers in [0, 1), float64 [N, length]: row i is a function of seeds[i] alone.
-
-    Source: SplitMix64 (Steele, Lea and Flood 2014), its i-th output for each seed.
-
-    >>> bool((uniforms([7], 3)[0] == uniforms([1, 7], 5)[1, :3]).all())
-    True
-    """
-    seeds_N = np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        z = _mixed(seeds_N)[:, None] + np.arange(1, length + 1, dtype=np.uint64) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        z = _mixed(z)
-    return (z >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
-
-
-def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-SHRINK_BELOW = 0.7
-"""Finished rows leave the batch when less than this share still writes: copying the cache costs too."""
-
-
-class _LlamaEngine:
-    """One batch on `LlamaDecoder`; prompts are padded on the left so that rows grow in step."""
-
-    def __init__(self, decoder: LlamaDecoder, batch: int, length: int) -> None:
-        self.decoder = decoder
-        self.cache = decoder.new_cache(batch, length)
-        self.filled = 0
-
-    def __call__(self, tokens_BS: Tensor, real_BL: Tensor) -> Tensor:
-        new = tokens_BS.shape[1]
-        stop = self.filled + new
-        real = real_BL[:, :stop]
-        positions = (real.long().cumsum(1) - 1).clamp_min(0)[:, self.filled :]
-        column = torch.arange(stop, device=real.device)
-        seen = real[:, None, :] & (column[None, None, :] <= column[self.filled :][None, :, None])
-        seen = seen | (column[None, None, :] == column[self.filled :][None, :, None])
-        bias = torch.zeros(seen.shape, device=real.device).masked_fill(~seen, float("-inf"))
-        logits = self.decoder(tokens_BS, positions, self.cache, self.filled, bias)
-        self.filled = stop
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache = [(keys[rows], values[rows]) for keys, values in self.cache]
-
-
-class _TransformersEngine:
-    """One batch on any causal language model of transformers, with its own cache."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.filled = model, 0
-        self.cache: Any = None
-
-    def __call__(self, tokens_BS: Tensor, real_BL: Tensor) -> Tensor:
-        stop = self.filled + tokens_BS.shape[1]
-        real = real_BL[:, :stop]
-        out = self.model(
-            input_ids=tokens_BS,
-            attention_mask=real.long(),
-            position_ids=(real.long().cumsum(1) - 1).clamp_min(0)[:, self.filled :],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache, self.filled = out.past_key_values, stop
-        logits: Tensor = out.logits[:, -1]
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        if self.cache is not None:
-            self.cache.batch_select_indices(rows)
+ROWS_AT_ONCE = 256
+STEPS_UNSEEN = {"cuda": 8}
+"""Steps after which ended rows are looked for, where looking waits for the device; elsewhere every step."""
+WORTH_MOVING = 8
+"""Rows are dropped or appended when at least one row in so many has ended."""
+LOGITS_TOGETHER = 1 << 24
+"""Logits (a number of them) that are in memory at once."""
 
 
 class PolicySampler:
     """Samples from a policy that lives in this process.
 
-    max_completion_length: tokens. temperature: above 0. batch_size: completions decoded together.
+    max_completion_length: tokens. temperature: above 0. batch_size: completions decoded together at most. engine:
+    "auto" takes ours where it computes the model exactly, else transformers'. dtype: of our engine's products; None
+    takes bfloat16 where that is fast, else the weights' own.
     """
 
     def __init__(
@@ -113,121 +49,226 @@ class PolicySampler:
         *,
         max_completion_length: int,
         temperature: float = 1.0,
-        batch_size: int = 512,
+        batch_size: int = ROWS_AT_ONCE,
+        engine: str = "auto",
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.max_completion_length, self.temperature = max_completion_length, temperature
         self.batch_size = batch_size
         self.end_ids = end_token_ids(model, tokenizer)
-        self.decoder = LlamaDecoder(model) if is_supported(model) else None
+        self.engine: Engine = engine_of(model, engine, dtype=dtype)
         limit = getattr(model.config, "max_position_embeddings", None)
         self.context = int(limit) if limit else 1 << 30
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
 
     def refresh(self) -> None:
         """Take the model's current weights; call after every update."""
-        if self.decoder:
-            self.decoder.refresh(self.model)
+        self.engine.refresh(self.model)
 
     def encode(self, prompts: Sequence[PromptText]) -> list[list[int]]:
         """Token ids of each rendered prompt. Raises BadInput for one that leaves no room for a completion."""
         encoded = encode_prompts(self.tokenizer, prompts)
-        for prompt, ids in zip(prompts, encoded, strict=True):
-            if len(ids) + self.max_completion_length > self.context:
-                raise BadInput(
-                    f"prompt too long: {len(ids)} tokens and a completion of {self.max_completion_length} do not "
-                    f"fit the model's context of {self.context}: {str(prompt)[:60]!r}…; shorten the prompt or "
-                    "lower --max_completion_length"
-                )
+        check_room(prompts, encoded, self.max_completion_length, self.context)
         return encoded
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def sample(self, prompts: Sequence[PromptText], seeds: Sequence[int]) -> list[Completion]:
         """One completion for each prompt; seeds[i] names its random stream."""
         encoded = self.encode(prompts)
+        if not encoded:
+            return []
         was_training = self.model.training
         self.model.eval()
-        completions: list[Completion] = []
-        for start in range(0, len(encoded), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            completions += self._batch(encoded[part], seeds[part])
-        self.model.train(was_training)
-        return completions
-
-    def _batch(self, prompts: list[list[int]], seeds: Sequence[int]) -> list[Completion]:
+        length = self.max_completion_length
+        groups = groups_of(encoded, self.batch_size)
+        session, rows = self.engine.open(
+            [len(group.ids) for group in groups],
+            [len(group.members) for group in groups],
+            length,
+            self.batch_size,
+        )
         device = next(self.model.parameters()).device
-        longest, length = max(map(len, prompts)), self.max_completion_length
-        tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-        real = torch.ones(len(prompts), longest + length, dtype=torch.bool)
-        for row, ids in enumerate(prompts):
-            tokens[row, longest - len(ids) :] = torch.tensor(ids)
-            real[row, : longest - len(ids)] = False
-        tokens, real = tokens.to(device), real.to(device)
-        random = torch.from_numpy(uniforms(seeds, length)).to(device)
-        engine: _LlamaEngine | _TransformersEngine = (
-            _LlamaEngine(self.decoder, len(prompts), longest + length)
-            if self.decoder
-            else _TransformersEngine(self.model)
+        writing = Writing(
+            session,
+            groups if rows == self.batch_size else groups_of(encoded, rows),
+            uniforms(seeds, length),
+            rows=rows,
+            rows_together=max(1, LOGITS_TOGETHER // self.vocabulary),
+            temperature=self.temperature,
+            end_ids=self.end_ids,
+            device=device,
         )
-        ends = torch.tensor(self.end_ids, device=device)
-        rows = torch.arange(len(prompts), device=device)
-        alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-        chosen_NT = torch.zeros(len(prompts), length, dtype=torch.long, device=device)
-        logprob_NT = torch.zeros(len(prompts), length, device=device)
-        counts = torch.full((len(prompts),), length, device=device)
-        ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-        new = tokens
-        for t in range(length):
-            logprobs_BV = (engine(new, real).float() / self.temperature).log_softmax(-1)
-            chosen = _inverse_cdf(logprobs_BV, random[:, t])
-            chosen_NT[rows, t] = chosen
-            logprob_NT[rows, t] = logprobs_BV.gather(1, chosen[:, None])[:, 0]
-            done = alive & (chosen[:, None] == ends).any(1)
-            counts[rows[done]] = t + 1
-            ended[rows[done]] = True
-            alive = alive & ~done
-            if not alive.any():
-                break
-            if float(alive.float().mean()) < SHRINK_BELOW:
-                left = alive.nonzero()[:, 0]
-                rows, random, real, chosen = rows[left], random[left], real[left], chosen[left]
-                alive = alive[left]
-                engine.keep(left)
-            new = chosen[:, None]
-        return self._completions(chosen_NT, logprob_NT, counts, ended)
+        writing.run()
+        self.model.train(was_training)
+        return self._completions(writing)
 
-    def _completions(
-        self, chosen_NT: Tensor, logprob_NT: Tensor, counts_N: Tensor, ended_N: Tensor
-    ) -> list[Completion]:
-        found = []
-        for tokens, logprobs, count, ended in zip(
-            chosen_NT.tolist(),
-            logprob_NT.tolist(),
-            counts_N.tolist(),
-            ended_N.tolist(),
-            strict=True,
-        ):
-            said = tokens[: count - 1] if ended else tokens[:count]
-            found.append((tokens[:count], logprobs[:count], said, ended))
-        texts = self.tokenizer.batch_decode(
-            [said for _, _, said, _ in found], skip_special_tokens=True
-        )
+    def _completions(self, writing: Writing) -> list[Completion]:
+        counts, ended = writing.counts_N.tolist(), writing.ended_N.tolist()
+        tokens = [row[:n] for row, n in zip(writing.tokens_NT.tolist(), counts, strict=True)]
+        logprobs = [row[:n] for row, n in zip(writing.logprobs_NT.tolist(), counts, strict=True)]
+        said = [row[:-1] if end else row for row, end in zip(tokens, ended, strict=True)]
+        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [
             Completion(
                 text=text,
-                tokens=tuple(tokens),
-                logprobs=tuple(logprobs),
-                stop="end" if ended else "length",
+                tokens=tuple(row),
+                logprobs=tuple(numbers),
+                stop="end" if end else "length",
             )
-            for text, (tokens, logprobs, _, ended) in zip(texts, found, strict=True)
+            for text, row, numbers, end in zip(texts, tokens, logprobs, ended, strict=True)
         ]
 
 
-def _inverse_cdf(logprobs_BV: Tensor, random_B: Tensor) -> Tensor:
-    """The token at which the cumulated probability passes the random number, [B]."""
-    cumulated_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
-    wanted_B = random_B * cumulated_BV[:, -1]
-    found_B = torch.searchsorted(cumulated_BV, wanted_B[:, None], right=True)[:, 0]
-    return found_B.clamp_max(logprobs_BV.shape[1] - 1)
+@dataclass(frozen=True)
+class Group:
+    """A prompt's ids and the numbers of the completions that continue it."""
+
+    ids: list[int]
+    members: list[int]
+
+
+def groups_of(encoded: Sequence[list[int]], most: int) -> list[Group]:
+    """Neighbouring equal prompts as groups of at most `most`.
+
+    >>> [group.members for group in groups_of([[5], [5], [5], [6], [5]], 2)]
+    [[0, 1], [2], [3], [4]]
+    """
+    groups: list[Group] = []
+    for number, ids in enumerate(encoded):
+        if groups and groups[-1].ids == ids and len(groups[-1].members) < most:
+            groups[-1].members.append(number)
+        else:
+            groups.append(Group(ids, [number]))
+    return groups
+
+
+class Writing:
+    """Completions of one call as they grow: which row writes which, what was chosen, what still waits.
+
+    tokens_NT, logprobs_NT: filled up to counts_N. ended_N: True where the last token ends the completion.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        groups: Sequence[Group],
+        random_NT: NDArray[np.float64],
+        *,
+        rows: int,
+        rows_together: int,
+        temperature: float,
+        end_ids: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.session, self.waiting, self.random_NT = session, deque(groups), random_NT
+        self.rows, self.rows_together = rows, rows_together
+        self.temperature, self.device = temperature, device
+        self.end_ids = np.array(end_ids, np.int64)
+        count, self.length = random_NT.shape
+        self.tokens_NT = np.zeros((count, self.length), np.int64)
+        self.logprobs_NT = np.zeros((count, self.length), np.float32)
+        self.counts_N = np.zeros(count, np.int64)
+        self.ended_N = np.zeros(count, bool)
+        self.number_B = np.zeros(0, np.int64)
+        """Which completion each row writes."""
+        self.written_B = np.zeros(0, np.int64)
+        self.chosen_B = torch.zeros(0, dtype=torch.long, device=device)
+        """The token that each row wrote last."""
+        self.unseen: list[tuple[NDArray[np.int64], NDArray[np.int64], Tensor, Tensor]] = []
+        self.steps_unseen = STEPS_UNSEEN.get(device.type, 1)
+
+    def run(self) -> None:
+        """Write all completions."""
+        while self.waiting or len(self.number_B):
+            if self._has_room():
+                self._append()
+            else:
+                self._step()
+            if len(self.unseen) >= self.steps_unseen or self.written_B.max() == self.length:
+                self._look()
+
+    def _has_room(self) -> bool:
+        """Whether prompts wait and may join: always in an empty batch, else where it pays."""
+        if not self.waiting or not len(self.number_B):
+            return bool(self.waiting)
+        needed = max(len(self.waiting[0].members), self.rows // WORTH_MOVING)
+        return self.session.refills and self.rows - len(self.number_B) >= needed
+
+    def _append(self) -> None:
+        """Read as many prompts as there is room for; their rows get their first tokens."""
+        room, groups = self.rows - len(self.number_B), []
+        while self.waiting and len(self.waiting[0].members) <= room:
+            groups.append(self.waiting.popleft())
+            room -= len(groups[-1].members)
+        counts = [len(group.members) for group in groups]
+        states = self.session.append([group.ids for group in groups], counts)
+        which_B = torch.from_numpy(np.repeat(np.arange(len(groups)), counts)).to(self.device)
+        number_B = np.array([number for group in groups for number in group.members])
+        chosen_B = self._write(states[which_B], number_B, np.zeros_like(number_B))
+        self.number_B = np.concatenate([self.number_B, number_B])
+        self.written_B = np.concatenate([self.written_B, np.ones_like(number_B)])
+        self.chosen_B = torch.cat([self.chosen_B, chosen_B])
+
+    def _step(self) -> None:
+        states = self.session.step(self.chosen_B)
+        self.chosen_B = self._write(states, self.number_B, self.written_B)
+        self.written_B = np.minimum(self.written_B + 1, self.length)  # some ended but stand here
+
+    def _write(
+        self, states: Tensor, number_B: NDArray[np.int64], place_B: NDArray[np.int64]
+    ) -> Tensor:
+        """Draw the next token of each row, [B]; `_look` will take it up."""
+        random = self.random_NT[number_B, np.minimum(place_B, self.length - 1)]
+        random_B = torch.from_numpy(random).to(self.device)
+        drawn = [
+            draw(self.session.logits(states[rows]), random_B[rows], self.temperature)
+            for rows in row_slices(len(number_B), self.rows_together)
+        ]
+        token_B = torch.cat([token for token, _ in drawn])
+        self.unseen.append(
+            (number_B, place_B, token_B, torch.cat([logprob for _, logprob in drawn]))
+        )
+        return token_B
+
+    def _look(self) -> None:
+        """Take up what was drawn, find the rows that ended, and drop them where that pays."""
+        drawn = [(n, place, t.cpu().numpy(), p.cpu().numpy()) for n, place, t, p in self.unseen]
+        self.unseen = []
+        for number_B, place_B, token_B, logprob_B in drawn:
+            going_B = self.counts_N[number_B] == 0
+            number_B, place_B = number_B[going_B], place_B[going_B]
+            self.tokens_NT[number_B, place_B] = token_B[going_B]
+            self.logprobs_NT[number_B, place_B] = logprob_B[going_B]
+            ends_B = (token_B[going_B][:, None] == self.end_ids).any(1)
+            over_B = ends_B | (place_B + 1 == self.length)
+            self.ended_N[number_B] = ends_B
+            self.counts_N[number_B[over_B]] = place_B[over_B] + 1
+        going_B = self.counts_N[self.number_B] == 0
+        count = int(going_B.sum())
+        if count < len(going_B) and (len(going_B) - count) * WORTH_MOVING >= len(going_B):
+            rows = np.arange(count)
+            rows[~going_B[:count]] = np.flatnonzero(going_B[count:]) + count
+            self.session.keep(rows)
+            self.number_B, self.written_B = self.number_B[rows], self.written_B[rows]
+            self.chosen_B = self.chosen_B[torch.from_numpy(rows).to(self.device)]
+
+
+def row_slices(count: int, size: int) -> list[slice]:
+    """Slices of at most `size` that cover `count`."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def check_room(
+    prompts: Sequence[PromptText], encoded: Sequence[list[int]], length: int, context: int
+) -> None:
+    """Raises BadInput for a prompt that leaves no room for `length` tokens in the context."""
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if len(ids) + length > context:
+            raise BadInput(
+                f"prompt too long: {len(ids)} tokens and a completion of {length} do not fit the model's context "
+                f"of {context}: {str(prompt)[:60]!r}…; shorten the prompt or lower --max_completion_length"
+            )
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[PromptText]) -> list[list[int]]:

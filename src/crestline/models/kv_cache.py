@@ -1,0 +1,262 @@
+"""Keys and values of the rows being written, and attention over them.
+
+Owns where they lie. A prompt is stored once for all rows that continue it, in whole blocks of `BLOCK` tokens; what is
+left of it (1 … BLOCK tokens) stands in every row's own part, before its completion. Rows are appended and dropped at
+any time; each counts its own columns. Knows no model. Which columns a row sees, and in what order they are summed,
+depends on the row alone; columns that it does not see have weight 0.
+
+Letters: B rows, H heads, J key heads, D head size, L own columns, P stored prompts, T their columns, M members of a
+prompt. Queries of one key head stand together: a row has J × H / J of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crestline.models.matmul import weighted_sum
+
+BLOCK = 64
+COLUMNS = 16
+"""Own columns are read in multiples of it, so that sums over them fall into the same lanes in every batch."""
+FEWEST_MEMBERS = 8
+"""Products over a stored prompt are padded to so many members; below, other kernels would take them."""
+FEWEST_PRODUCTS = 400
+"""Head size × columns below which a batch of small products takes another kernel."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheShape:
+    """What a model asks of its cache. windows: for each layer the tokens a token may look at, None for all."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    windows: tuple[int | None, ...]
+
+
+def shared_length(length: int) -> int:
+    """How many tokens of a prompt are stored once for all its rows.
+
+    >>> [shared_length(n) for n in (1, 64, 65, 200)]
+    [0, 0, 64, 192]
+    """
+    return (length - 1) // BLOCK * BLOCK
+
+
+def up_to(multiple: int, number: int) -> int:
+    """The number, rounded up to a multiple."""
+    return -(-number // multiple) * multiple
+
+
+class KvCache:
+    """Room for `rows` rows; begin each step with `advance`, then `attend` once for every layer."""
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        *,
+        rows: int,
+        own_columns: int,
+        prompts: int,
+        prompt_columns: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        heads, size = shape.num_kv_heads, shape.head_size
+        self.fewest_columns = up_to(COLUMNS, -(-FEWEST_PRODUCTS // size))
+        self.own_columns = max(self.fewest_columns, up_to(COLUMNS, own_columns))
+        self.own = [self._pair((self.own_columns, rows, heads * size)) for _ in shape.windows]
+        stored = (prompts, heads, prompt_columns, size)
+        self.stored = [self._pair(stored) for _ in shape.windows] if prompts else []
+        self.lengths_B = np.zeros(0, np.int64)
+        """Tokens in each row's own part."""
+        self.shared_B = np.zeros(0, np.int64)
+        """Tokens of each row's prompt that are stored once."""
+        self.prompt_B = np.zeros(0, np.int64)
+        """Which stored prompt each row continues; -1 for none."""
+        self.num_prompts = 0
+        self.cleared = 0
+        """Own columns that hold numbers: weight 0 times what lay in memory before may be none."""
+
+    def _pair(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        pair = [torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2)]
+        return pair[0], pair[1]
+
+    def append(self, lengths: Sequence[int], counts: Sequence[int]) -> tuple[list[Ints], Ints]:
+        """Make room for prompts of these lengths, each continued by `counts` rows.
+
+        Returns each prompt's rows, and the place where its shared part is stored (-1 where it has none); `store` then
+        fills them.
+        """
+        shared_P = np.array([shared_length(length) for length in lengths], np.int64)
+        has_P = shared_P > 0
+        place_P = np.where(has_P, self.num_prompts + np.cumsum(has_P) - 1, -1)
+        self.num_prompts += int(has_P.sum())
+        first = len(self.lengths_B)
+        ends = first + np.cumsum(counts)
+        rows_P = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        self.lengths_B = np.concatenate([self.lengths_B, np.repeat(lengths - shared_P, counts)])
+        self.shared_B = np.concatenate([self.shared_B, np.repeat(shared_P, counts)])
+        self.prompt_B = np.concatenate([self.prompt_B, np.repeat(place_P, counts)])
+        self._clear(up_to(COLUMNS, int(self.lengths_B.max())))
+        self._group()
+        return rows_P, place_P
+
+    def _clear(self, columns: int) -> None:
+        if columns > self.cleared:
+            for tensor in (tensor for pair in self.own for tensor in pair):
+                tensor[self.cleared : columns].zero_()
+            self.cleared = columns
+
+    def store(
+        self,
+        layer: int,
+        keys_PTJD: Tensor,
+        values_PTJD: Tensor,
+        rows_P: Sequence[Ints],
+        place_P: Ints,
+    ) -> None:
+        """Write a layer of prompts whose shared part is equally long; what is padded at the end is never seen."""
+        shared = shared_length(keys_PTJD.shape[1])
+        rows_B = self._index(np.concatenate(rows_P))
+        source_B = self._index(np.repeat(np.arange(len(rows_P)), [len(rows) for rows in rows_P]))
+        for own, stored, new in zip(
+            self.own[layer],
+            self.stored[layer] if shared else (None, None),
+            (keys_PTJD, values_PTJD),
+            strict=True,
+        ):
+            rest = new[:, shared:].flatten(2).transpose(0, 1).index_select(1, source_B)
+            own[: len(rest)].index_copy_(1, rows_B, rest.to(own.dtype))
+            if stored is not None:
+                at_P = self._index(place_P)
+                stored[at_P, :, :shared] = new[:, :shared].transpose(1, 2).to(stored.dtype)
+                stored[at_P, :, shared:] = 0
+
+    def keep(self, rows: Ints) -> None:
+        """Go on with these rows only, as rows 0, 1, …; cheap where most stay where they are."""
+        moved = np.flatnonzero(rows != np.arange(len(rows)))
+        used = int(self.lengths_B.max(initial=0))
+        self._move([(tensor[:used], 1) for pair in self.own for tensor in pair], rows[moved], moved)
+        self.lengths_B, self.shared_B = self.lengths_B[rows], self.shared_B[rows]
+        self.prompt_B = self.prompt_B[rows]
+        wanted = np.unique(self.prompt_B[self.prompt_B >= 0])
+        holes = np.setdiff1d(np.arange(len(wanted)), wanted)
+        movers = wanted[wanted >= len(wanted)]
+        self._move([(tensor, 0) for pair in self.stored for tensor in pair], movers, holes)
+        renamed = np.arange(self.num_prompts + 1)
+        renamed[movers] = holes
+        self.prompt_B = np.where(self.prompt_B >= 0, renamed[self.prompt_B], -1)
+        self.num_prompts = len(wanted)
+        self._group()
+
+    def _move(self, tensors: list[tuple[Tensor, int]], source: Ints, target: Ints) -> None:
+        if len(source):
+            source_index, target_index = self._index(source), self._index(target)
+            for tensor, axis in tensors:
+                tensor.index_copy_(axis, target_index, tensor.index_select(axis, source_index))
+
+    def _group(self) -> None:
+        """Tables that bring the queries of one stored prompt together (`gather`) and back (`scatter`)."""
+        if not self.num_prompts:
+            return
+        heads, shared = self.shape.num_kv_heads, self.shape.num_heads // self.shape.num_kv_heads
+        rows = np.flatnonzero(self.prompt_B >= 0)
+        rows = rows[np.argsort(self.prompt_B[rows], kind="stable")]
+        count_P = np.bincount(self.prompt_B[rows], minlength=self.num_prompts)
+        starts_P = np.cumsum(count_P) - count_P
+        member = np.arange(len(rows)) - starts_P[self.prompt_B[rows]]
+        width = max(FEWEST_MEMBERS, int(count_P.max()))
+        row_PM = np.zeros((self.num_prompts, width), np.int64)
+        row_PM[self.prompt_B[rows], member] = rows
+        member_B = np.zeros(len(self.prompt_B), np.int64)
+        member_B[rows] = member
+        head_J, query = np.arange(heads)[:, None], np.arange(shared)
+        gather = row_PM[:, None, :, None] * heads + head_J[:, :, None]  # [P, J, M, 1]
+        gather = gather * shared + query
+        place_BJ = np.maximum(self.prompt_B, 0)[:, None] * heads + head_J[:, 0]
+        scatter = (place_BJ * width + member_B[:, None])[:, :, None] * shared + query
+        self.gather = self._index(gather.reshape(-1))
+        self.scatter = self._index(scatter.reshape(-1))
+        has_B = torch.from_numpy(self.prompt_B >= 0).to(self.device, self.dtype)
+        self.has_prompt_B1 = None if len(rows) == len(self.prompt_B) else has_B[:, None]
+
+    def _index(self, numbers: Ints) -> Tensor:
+        return torch.from_numpy(numbers).to(self.device)
+
+    def advance(self) -> Tensor:
+        """Begin a step: every row gets one more token. Returns the tokens' positions [B]."""
+        column_B = np.minimum(
+            self.lengths_B, self.own_columns - 1
+        )  # some rows ended but stand here
+        position_B = self.shared_B + column_B
+        self.lengths_B = column_B + 1
+        self.width = max(self.fewest_columns, up_to(COLUMNS, int(self.lengths_B.max())))
+        self._clear(self.width)
+        rows, capacity = len(column_B), self.own[0][0].shape[1]
+        self.write_at_B = self._index(column_B * capacity + np.arange(rows))
+        columns_B1, shared_B1 = self._index(column_B)[:, None], self._index(self.shared_B)[:, None]
+        self.stored_width = int(self.shared_B.max(initial=0))
+        place_L = torch.arange(self.width, device=self.device)
+        place_T = torch.arange(self.stored_width, device=self.device)
+        seen = torch.cat([place_L <= columns_B1, place_T < shared_B1], 1)
+        distance = torch.cat([columns_B1 - place_L, columns_B1 + shared_B1 - place_T], 1)
+        self.bias = {
+            window: torch.zeros(seen.shape, device=self.device)
+            .masked_fill_(~(seen if window is None else seen & (distance < window)), float("-inf"))
+            .unsqueeze(1)
+            for window in set(self.shape.windows)
+        }
+        return self._index(position_B)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Store the step's keys and values [B, J · D] of a layer; what the queries [B, H · D] take, [B, H · D]."""
+        shape, rows = self.shape, len(query)
+        heads, size, width = shape.num_heads, shape.head_size, self.width
+        keys, values = self.own[layer]
+        keys.view(-1, keys.shape[2]).index_copy_(0, self.write_at_B, key)
+        values.view(-1, keys.shape[2]).index_copy_(0, self.write_at_B, value)
+        batch = rows * shape.num_kv_heads
+        query = query.reshape(batch, -1, size)
+        keys = keys[:width].view(width, -1, size)[:, :batch]
+        values = values[:width].view(width, -1, size)[:, :batch]
+        scores = torch.bmm(query, keys.permute(1, 2, 0)).view(rows, heads, width)
+        if self.stored_width:
+            scores = torch.cat([scores, self._stored_scores(layer, query)], 2)
+        weights = torch.add(self.bias[shape.windows[layer]], scores, alpha=size**-0.5)
+        weights = weights.softmax(-1).to(value.dtype)
+        own = weights[..., :width].reshape(batch, -1, width)
+        mixed = weighted_sum(own, values.transpose(0, 1)).view(rows, heads * size)
+        return mixed.add_(self._stored_mixed(layer, weights)) if self.stored_width else mixed
+
+    def _stored(self, layer: int) -> tuple[Tensor, Tensor]:
+        keys, values = self.stored[layer]
+        keys = keys.flatten(0, 1)[: self.num_prompts * self.shape.num_kv_heads, : self.stored_width]
+        values = values.flatten(0, 1)[: len(keys), : self.stored_width]
+        return keys, values
+
+    def _stored_scores(self, layer: int, query: Tensor) -> Tensor:
+        """Scores of each row's queries over its prompt's shared part, [B, H, T]."""
+        keys, _ = self._stored(layer)
+        together = query.view(-1, self.shape.head_size).index_select(0, self.gather)
+        scores = torch.bmm(together.view(len(keys), -1, self.shape.head_size), keys.transpose(1, 2))
+        apart = scores.view(-1, self.stored_width).index_select(0, self.scatter)
+        return apart.view(-1, self.shape.num_heads, self.stored_width)
+
+    def _stored_mixed(self, layer: int, weights: Tensor) -> Tensor:
+        """What the queries take from the shared part, [B, H · D]."""
+        _, values = self._stored(layer)
+        flat = weights[..., self.width :].reshape(-1, self.stored_width)
+        together = flat.index_select(0, self.gather).view(len(values), -1, self.stored_width)
+        mixed = weighted_sum(together, values).view(-1, self.shape.head_size)
+        apart = mixed.index_select(0, self.scatter).view(len(weights), -1)
+        return apart if self.has_prompt_B1 is None else apart * self.has_prompt_B1

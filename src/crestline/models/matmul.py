@@ -1,0 +1,97 @@
+"""Arithmetic whose rows know nothing of each other: what a row becomes does not depend on the batch.
+
+Owns the sampler's linear maps, weighted sums and activation functions. On the CPU a row's result is the same to the
+last bit whatever other rows stand in the batch, how many they are and how many threads work. For that, products are
+padded to `FEWEST_ROWS` rows, below which the library takes other kernels; float32 sums are added up in stretches of a
+fixed length, beyond which it splits them by the number of rows and threads; and activation functions get whole
+vectors, since what is left over takes another formula. Elsewhere nothing is promised.
+
+Letters: N rows, I and O features in and out, R rows of one product in a batch of B, L columns summed over, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEWEST_ROWS = 16
+LONGEST_SUM = 768
+"""Features that one float32 product of two matrices sums over."""
+LONGEST_BATCHED_SUM = 256
+"""Columns that one product in a batch of small ones sums over."""
+LANES = 64
+"""Numbers that an activation function takes at once, at most."""
+DONE_BY_ONE_THREAD = 1 << 15
+"""Up to so many numbers stay with one thread; more are divided anywhere."""
+
+
+def has_fast_bfloat16(device_type: str) -> bool:
+    """Whether bfloat16 products are faster than float32: GPUs that have them, and CPUs with AMX.
+
+    AVX512-BF16 alone does not count: it took twice float32's time on the CPU it was measured on.
+    """
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device_type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+
+
+def linear(
+    x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, out: Tensor | None = None
+) -> Tensor:
+    """x Wᵀ + b, [N, O], computed in the weight's dtype and returned in it, or in `out`'s."""
+    rows, on_cpu = len(x_NI), x_NI.device.type == "cpu"
+    x_NI = x_NI.to(weight_OI.dtype)
+    if on_cpu and rows < FEWEST_ROWS:
+        x_NI = F.pad(x_NI, (0, 0, 0, FEWEST_ROWS - rows))
+    if on_cpu and weight_OI.dtype == torch.float32:
+        whole = out if rows >= FEWEST_ROWS else None
+        found = _product(x_NI, weight_OI, bias_O, whole)
+        if whole is not None:
+            return whole
+    else:
+        found = F.linear(x_NI, weight_OI, bias_O)
+    return found[:rows] if out is None else out.copy_(found[:rows])
+
+
+def add_linear_(
+    residual_NO: Tensor, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None
+) -> Tensor:
+    """Add x Wᵀ + b to the residual in place, and return it."""
+    return residual_NO.add_(linear(x_NI, weight_OI, bias_O))
+
+
+def weighted_sum(weights_BRL: Tensor, values_BLD: Tensor) -> Tensor:
+    """weights @ values, [B, R, D]; columns of weight 0 may be left out or added at the end without effect."""
+    size = LONGEST_BATCHED_SUM
+    found_BRD = torch.bmm(weights_BRL[..., :size], values_BLD[:, :size])
+    for start in range(size, weights_BRL.shape[-1], size):
+        part = slice(start, start + size)
+        found_BRD.baddbmm_(weights_BRL[..., part], values_BLD[:, part])
+    return found_BRD
+
+
+def activated_(function_: Callable[[Tensor], object], x_NF: Tensor) -> Tensor:
+    """An elementwise function that works in place, applied to x; the result may be another tensor."""
+    width = x_NF.shape[1]
+    if x_NF.device.type != "cpu":
+        function_(x_NF)
+        return x_NF
+    whole = F.pad(x_NF, (0, -width % LANES)) if width % LANES else x_NF
+    for piece in torch.split(whole, max(1, DONE_BY_ONE_THREAD // whole.shape[1])):
+        function_(piece)
+    return whole[:, :width]
+
+
+def _product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, out: Tensor | None) -> Tensor:
+    first_NI, first_IO = x_NI[:, :LONGEST_SUM], weight_OI[:, :LONGEST_SUM].t()
+    if bias_O is None:
+        found = torch.mm(first_NI, first_IO, out=out)
+    else:
+        found = torch.addmm(bias_O, first_NI, first_IO, out=out)
+    for start in range(LONGEST_SUM, x_NI.shape[1], LONGEST_SUM):
+        part = slice(start, start + LONGEST_SUM)
+        found.addmm_(x_NI[:, part], weight_OI[:, part].t())
+    return found
