@@ -7,8 +7,8 @@ HH helpful-base rows at their real lengths (texts above 512 tokens are left out:
 and a random Llama of 7M weights. Pairs: the same pairs in every update on both sides. Rankings: five completions a
 prompt, ours as one ranking, TRL's as its ten pairs; completions 3 to 5 are drawn from other rows, for their lengths.
 
-TRL first gets its best settings of this machine: float32, bfloat16 autocast or bfloat16 weights, four sizes of
-per-device batch, sdpa or eager attention; no activation checkpointing, tokens ready-made. Both sides then train in
+TRL first gets its best settings of this machine: float32, bfloat16 autocast or bfloat16 weights, several
+per-device batches, sdpa or eager attention; no activation checkpointing, tokens ready-made. Both sides then train in
 processes of their own, in turns, on the same rows; only one computes at a time. Ours is the verb `crestline reward`
 itself. The first updates are dropped; medians and quartiles of the ratios of neighbouring turns.
 
@@ -24,8 +24,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from crestline.data.rankings import read_rankings
 from crestline.models.load import load_tokenizer
@@ -43,11 +41,12 @@ from peers.conversations import (
     write_pairs,
     write_rankings,
 )
-from peers.pipe import Worker
+from peers.pipe import CLOCKS
+from peers.side_by_side import Plan, Settings, Side, fastest, in_turns, trl_side
 
 BENCH = Path(__file__).resolve().parent
 ARITHMETIC = ("float32", "bfloat16 autocast", "bfloat16 weights")
-MAX_LENGTH, SEED = 512, 0
+MAX_LENGTH, LEARNING_RATE, SEED = 512, 1e-4, 0
 
 
 @dataclass(frozen=True)
@@ -94,111 +93,67 @@ def tasks_of(backbone: str, folder: Path, work: Path, sizes: dict[str, int]) -> 
     return tasks
 
 
-class Side:
-    """One side, training one task in a process of its own."""
-
-    def __init__(self, name: str, task: Task, settings: dict[str, Any], options: Any) -> None:
-        python = PEERS / "bin" / "python" if name == "trl" else Path(sys.executable)
-        script = BENCH / "peers" / ("trl_reward.py" if name == "trl" else "our_reward.py")
-        self.worker = Worker(python, script, threads=options.threads)
-        self.task, self.clock = task, options.clock
-        self.name = name
-        if settings:
-            self.open(settings)
-
-    def open(self, settings: dict[str, Any]) -> None:
-        """Begin to train; ours has then made its first update."""
-        task = self.task
-        question = {
-            "model": str(task.model),
-            "max_length": MAX_LENGTH,
-            "learning_rate": 1e-4,
-            "clock": self.clock,
-            **settings,
-        }
-        if self.name == "trl":
-            question |= {
-                "rows": str(task.pairs),
-                "pairs_per_update": task.batch_size * task.pairs_per_ranking,
-            }
-        else:
-            question |= {
-                "rankings": str(task.rankings),
-                "held_out": str(task.held_out),
-                "batch_size": task.batch_size,
-            }
-        self.idle_mb = self.worker.ask("open", **question)["memory_mb"]
-        if self.name == "trl":
-            self.steps(1)
-
-    def steps(self, count: int) -> float:
-        """Seconds for each of so many updates."""
-        answer = self.worker.ask("steps", count=count)
-        self.peak_mb = answer["peak_mb"]
-        return float(answer["seconds"]) / count
-
-    def stop(self) -> dict[str, Any]:
-        return self.worker.ask("stop")
+def trl_question(task: Task) -> Settings:
+    return {
+        "model": str(task.model),
+        "rows": str(task.pairs),
+        "pairs_per_update": task.batch_size * task.pairs_per_ranking,
+        "max_length": MAX_LENGTH,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "seed": SEED,
+    }
 
 
-def best_of_trl(task: Task, options: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """TRL's fastest settings for a task. known: settings found on the same backbone, of which only the batch is new."""
-    side = Side("trl", task, {}, options)
+def best_of_trl(task: Task, plan: Plan, known: Settings) -> Settings:
+    """TRL's fastest settings for a task: arithmetic, then attention, then how many pairs go through together.
+
+    known: settings found on the same backbone, of which only the number of pairs is sought anew.
+    """
     whole = task.batch_size * task.pairs_per_ranking
-    sizes = [size for size in (whole, whole // 2, 8, 4) if whole % size == 0]
-    found: dict[tuple[str, str, int], float] = {}
-
-    def measure(arithmetic: str, attention: str, size: int) -> None:
-        key = (arithmetic, attention, size)
-        if key not in found:
-            side.open({"arithmetic": arithmetic, "attention": attention, "per_device": size})
-            found[key] = min(side.steps(1) for _ in range(options.search_steps))
-            side.stop()
-            print(f"  TRL {arithmetic:18} {attention:6} {size:3} a batch {found[key]:7.2f} s")
-
-    if not known:
-        for arithmetic in ARITHMETIC:
-            measure(arithmetic, "sdpa", 8)
-        measure(min(found, key=found.__getitem__)[0], "eager", 8)
-        arithmetic, attention, _ = min(found, key=found.__getitem__)
-        known = {"arithmetic": arithmetic, "attention": attention}
-    for size in sizes:
-        measure(known["arithmetic"], known["attention"], size)
-    side.worker.close()
-    best = min(found, key=found.__getitem__)
-    return dict(zip(("arithmetic", "attention", "per_device"), best, strict=True))
+    sizes = [size for size in (whole, whole // 2, 8, 4, 2) if whole % size == 0]
+    first = [known] if known else [{"arithmetic": a, "attention": "sdpa"} for a in ARITHMETIC]
+    return fastest(
+        "trl_reward.py",
+        plan,
+        trl_question(task),
+        [
+            lambda best: [{**settings, "per_device": 4} for settings in first],
+            lambda best: [] if known else [{**best, "attention": "eager"}],
+            lambda best: [{**best, "per_device": size} for size in sizes],
+        ],
+    )
 
 
-def compared(task: Task, settings: dict[str, Any], options: Any) -> dict[str, Any]:
+def compared(task: Task, settings: Settings, plan: Plan, dtype: str) -> dict[str, Any]:
     """Both sides in turns on the same rows."""
-    ours = Side("ours", task, {"dtype": options.dtype}, options)
-    trl = Side("trl", task, settings, options)
-    for side in (ours, trl):
-        side.steps(options.dropped)
-    turns = []
-    for number in range(options.turns):
-        both = [(side.name, side.steps(options.steps)) for side in (ours, trl)[:: (-1) ** number]]
-        turns.append(dict(both))
-    ratios = [turn["trl"] / turn["ours"] for turn in turns]
-    ended = {"ours": ours.stop(), "trl": trl.stop()}
-    for side in (ours, trl):
-        side.worker.close()
-    encoded = ended["ours"]["num_encoded_tokens"] / ended["trl"]["num_tokens"]
+    ours = Side("ours", Path(sys.executable), "our_reward.py", plan)
+    trl = trl_side("trl_reward.py", plan)
+    ours.open(
+        {
+            "model": str(task.model),
+            "rankings": str(task.rankings),
+            "held_out": str(task.held_out),
+            "batch_size": task.batch_size,
+            "max_length": MAX_LENGTH,
+            "learning_rate": LEARNING_RATE,
+            "dtype": dtype,
+        }
+    )
+    trl.open({**trl_question(task), **settings})
+    trl.steps(1)  # ours has made its first update when it answers
+    found = in_turns(ours, trl, plan)
+    ended = found.pop("ended")
     if task.kind == "pairs" and ended["ours"]["num_tokens"] != ended["trl"]["num_tokens"]:
         raise RuntimeError(f"the two sides saw other rows: {ended}")
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    encoded = ended["ours"]["num_encoded_tokens"] / ended["trl"]["num_tokens"]
     return {
-        "ratio": round(float(middle), 3),
-        "ratio_quartiles": [round(float(low), 3), round(float(high), 3)],
-        "ratio_per_token": round(float(middle) * encoded, 3),
-        "our_seconds": round(float(np.median([turn["ours"] for turn in turns])), 4),
-        "trl_seconds": round(float(np.median([turn["trl"] for turn in turns])), 4),
-        "our_peak_mb": round(ours.peak_mb),
-        "trl_peak_mb": round(trl.peak_mb),
+        **found,
+        "ratio_per_token": round(found["ratio"] * encoded, 3),
         "encoded_tokens_share": round(encoded, 4),
         "rankings_per_update": task.batch_size,
         "trl_settings": settings,
-        "turns": [{name: round(value, 4) for name, value in turn.items()} for turn in turns],
     }
 
 
@@ -229,24 +184,32 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--dtype", default="auto", help="our arithmetic, as --dtype of the verb")
     parser.add_argument("--backbones", default="minilm,llama_7m")
     options = parser.parse_args()
     require(PEERS / ".done", MINILM, SHARED / "hh-rlhf" / "helpful-base" / "test.jsonl.gz")
-    options.turns, options.steps = (9, 3) if options.full else (5, 2)
-    options.dropped, options.search_steps = (3, 3) if options.full else (2, 2)
+    turns, steps = (9, 3) if options.full else (5, 2)
+    plan = Plan(
+        threads=options.threads,
+        clock=options.clock,
+        dropped=3 if options.full else 2,
+        turns=turns,
+        steps=steps,
+        search_steps=3 if options.full else 2,
+    )
     sizes = {"pairs": 32, "rankings": 8} if options.full else {"pairs": 16, "rankings": 4}
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for backbone in options.backbones.split(","):
             model = MINILM if backbone == "minilm" else llama_7m(work / "llama_7m")
-            known: dict[str, Any] = {}
             found[backbone] = {}
+            known: Settings = {}
             for task in tasks_of(backbone, model, work, sizes):
-                known = best_of_trl(task, options, known)
-                row = found[backbone][task.kind] = compared(task, known, options)
+                settings = best_of_trl(task, plan, known)
+                known = {name: settings[name] for name in ("arithmetic", "attention")}
+                row = found[backbone][task.kind] = compared(task, settings, plan, options.dtype)
                 print(
                     f"{backbone} {task.kind}: ours {row['our_seconds']:.2f} s, TRL {row['trl_seconds']:.2f} s an "
                     f"update of {task.batch_size}: {row['ratio']:.2f} times ({row['ratio_quartiles'][0]:.2f} to "

@@ -114,10 +114,13 @@ def write_rankings(path: Path, rankings: Sequence[Ranked]) -> Path:
 
 def write_pairs(path: Path, rankings: Sequence[Ranked], tokenizer: Any) -> None:
     """Every two completions of a ranking as a pair of encoded texts, for TRL."""
-    columns: dict[str, list[list[int]]] = {"chosen_ids": [], "rejected_ids": []}
+    pairs: list[Sequence[list[int]]] = []
     for prompt, texts in rankings:
-        ids = encoded(tokenizer, prompt, texts)
-        for i, j in combinations(range(len(ids)), 2):
-            columns["chosen_ids"].append(ids[i])
-            columns["rejected_ids"].append(ids[j])
+        pairs += combinations(encoded(tokenizer, prompt, texts), 2)
+    write_ids(path, pairs)
+
+
+def write_ids(path: Path, pairs: Sequence[Sequence[list[int]]]) -> None:
+    """Encoded pairs, better first, as TRL's columns."""
+    columns = {"chosen_ids": [a for a, _ in pairs], "rejected_ids": [b for _, b in pairs]}
     path.write_text(json.dumps(columns))

@@ -31,24 +31,21 @@ def trainer(question: dict[str, Any], work: str) -> RewardTrainer:
     )
     rows = json.loads(Path(question["rows"]).read_text())
     per_device = question["per_device"]
+    schedule = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_length", "seed")
     config = RewardConfig(
         output_dir=work,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=question["pairs_per_update"] // per_device,
-        num_train_epochs=question.get("epochs", 1.0),
-        learning_rate=question["learning_rate"],
-        lr_scheduler_type=question.get("lr_scheduler_type", "constant"),
-        warmup_steps=question.get("warmup_steps", 0),
+        num_train_epochs=1.0,
         adam_beta2=0.95,
-        max_length=question["max_length"],
-        train_sampling_strategy=question.get("order", "sequential"),
+        train_sampling_strategy="sequential",
         model_init_kwargs=arguments,
         gradient_checkpointing=False,
         use_cpu=True,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        seed=question.get("seed", 0),
+        **{name: question[name] for name in schedule},
         **arithmetic,
     )
     return RewardTrainer(
@@ -75,12 +72,16 @@ class Turns(TrainerCallback):
 
 
 def main() -> None:
+    """open: train, held after every update. train: train to the end and save_to a folder."""
     line = Line()
     while (question := line.read()) is not None:
         with tempfile.TemporaryDirectory() as work:
             training = trainer(question, work)
-            training.add_callback(Turns(line, question["clock"]))
+            if question["do"] == "open":
+                training.add_callback(Turns(line, question["clock"]))
             training.train()
+            if question["do"] == "train":
+                training.save_model(question["save_to"])
         line.answer(stopped=True, num_tokens=training._total_train_tokens)
 
 

@@ -1,0 +1,179 @@
+"""The embedded world: rankings of a fresh crowd, learned whole, as pairs and by ensembles."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crestline.data.formats import demonstrations_as_rows, prompts_as_rows, texts_as_rows
+from crestline.data.rankings import rankings_as_rows, read_rankings
+from crestline.data.splits import canonical_prompt, side_of
+from crestline.models.reward import load_reward_model
+from crestline.pipeline.configs import RankConfig, SampleConfig
+from crestline.pipeline.presets import DEMO
+from crestline.pipeline.rank import rank
+from crestline.pipeline.sample import sample
+from crestline.pipeline.who import world_of
+from crestline.rewards.evaluation import evaluate
+from crestline.rewards.scoring import score_rankings
+from crestline.runs.files import write_jsonl_atomic
+from crestline.training.pretrain import pretrain
+from crestline.training.reward import reward
+from crestline.training.reward_configs import Ensemble, RewardConfig, Splits
+from crestline.training.seeds import stream
+from crestline.training.sft import sft
+from crestline.types import Prompt, Ranking
+from quality.beside_trl import strict_pairs
+
+WORLD = world_of("pelican")
+SIDES = {"calibration": 0.3, "test": 0.7}
+MEMBERS = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything. num_rankings: to train on; the others are of held-out prompts."""
+
+    pretrain_updates: int
+    sft_epochs: float
+    num_rankings: int
+    num_calibration: int
+    num_test: int
+
+
+FULL = Size(400, 3.0, 2000, 300, 1000)
+QUICK = Size(150, 1.0, 500, 150, 350)
+
+
+def policy(folder: Path, size: Size) -> None:
+    """Pretrain and fine-tune the model whose answers are ranked, as the demo does."""
+    texts = WORLD.texts(DEMO.world.num_texts, stream(0, "world"))
+    shown = WORLD.demonstrations(DEMO.world.num_demonstrations, stream(0, "world"))
+    write_jsonl_atomic(folder / "texts.jsonl", texts_as_rows(texts))
+    write_jsonl_atomic(folder / "demonstrations.jsonl", demonstrations_as_rows(shown))
+    first = replace(
+        DEMO.pretrain,
+        text=str(folder / "texts.jsonl"),
+        output_dir=str(folder / "pretrain"),
+        num_updates=size.pretrain_updates,
+    )
+    second = replace(
+        DEMO.sft,
+        model_name_or_path=str(pretrain(first)),
+        dataset_name=str(folder / "demonstrations.jsonl"),
+        output_dir=str(folder / "sft"),
+        num_train_epochs=size.sft_epochs,
+    )
+    sft(second)
+
+
+def rankings_of(folder: Path, work: Path, split: str, count: int, seed: int) -> list[Ranking]:
+    """A fresh crowd's rankings of fresh samples."""
+    prompts = WORLD.prompts(split, count, stream(seed, split))
+    asked, said, ranked = (work / f"{split}_{n}.jsonl" for n in ("prompts", "samples", "rankings"))
+    write_jsonl_atomic(asked, prompts_as_rows([Prompt(text=text) for text in prompts]))
+    sampling = SampleConfig(
+        model_name_or_path=str(folder / "sft" / "model"),
+        dataset_name=str(asked),
+        output_file=str(said),
+        num_generations=DEMO.sample.num_generations,
+        max_completion_length=DEMO.sample.max_completion_length,
+        seed=stream(seed, "samples", split),
+    )
+    asking = RankConfig(
+        dataset_name=str(sample(sampling)),
+        people="pelican",
+        output_file=str(ranked),
+        flip_probability=DEMO.world.flip_probability,
+        seed=seed,
+    )
+    return read_rankings(str(rank(asking)))
+
+
+def study(folder: Path, size: Size, seed: int) -> dict[str, Any]:
+    """Everything that is asked of the world, for one seed."""
+    work = folder / f"seed_{seed}"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    train = rankings_of(folder, work, "train", size.num_rankings, seed)
+    apart = rankings_of(folder, work, "heldout", round(1.6 * size.num_test), seed)
+    sides: dict[str, list[Ranking]] = {name: [] for name in SIDES}
+    for ranking in apart:
+        sides[side_of(canonical_prompt(ranking.prompt), SIDES, seed)].append(ranking)
+    calibration, test = sides["calibration"][: size.num_calibration], sides["test"]
+    test = test[: size.num_test]
+    pairs = [
+        replace(ranking, completions=pair, ranks=(0, 1))
+        for ranking in train
+        for pair in strict_pairs(ranking)
+    ]
+    files = {"whole": train, "pairs": pairs, "calibration": calibration}
+    for name, rows in files.items():
+        write_jsonl_atomic(work / f"{name}.jsonl", rankings_as_rows(rows))
+    batch = DEMO.reward.batch_size
+    several = Ensemble(num_members=MEMBERS)
+    plans: dict[str, dict[str, Any]] = {
+        "whole": {},
+        "pairs": {"batch_size": round(batch * len(pairs) / len(train))},
+        "heads": {"ensemble": several},
+        "models": {"ensemble": replace(several, members="models")},
+    }
+    found: dict[str, Any] = {"seed": seed, "num_train_rankings": len(train)}
+    for name, changes in plans.items():
+        config = replace(
+            DEMO.reward,
+            model_name_or_path=str(folder / "sft" / "model"),
+            dataset_name=str(work / f"{'pairs' if name == 'pairs' else 'whole'}.jsonl"),
+            output_dir=str(work / name),
+            splits=Splits(eval_dataset_name=str(work / "calibration.jsonl")),
+            seed=seed,
+            **changes,
+        )
+        found[name] = judged(config, test)
+    found["num_test_rankings"] = len(test)
+    shutil.rmtree(work)
+    return found
+
+
+def judged(config: RewardConfig, test: Sequence[Ranking]) -> dict[str, Any]:
+    """Train, and say what the scores are worth on rankings that it never saw, and by the hidden gold."""
+    began = time.perf_counter()
+    model = load_reward_model(reward(config))
+    seconds = time.perf_counter() - began
+    scores = score_rankings(model, test)
+    figures = evaluate(
+        test,
+        scores.scores_N,
+        temperature=model.calibration.temperature,
+        mean=model.calibration.mean,
+        member_scores_NM=scores.member_scores_NM if model.num_members > 1 else None,
+        num_resamples=400,
+    )
+    kept = ("accuracy", "accuracy_low", "accuracy_high", "longer_wins_accuracy", "num_pairs")
+    return {
+        **{name: figures[name] for name in kept},
+        "gold_accuracy": gold_accuracy(test, scores.scores_N),
+        "hit": figures["best_of_k"][-1]["hit"],
+        "calibration": {k: v for k, v in figures["calibration"].items() if k != "bins"},
+        "ensemble": figures["ensemble"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def gold_accuracy(test: Sequence[Ranking], scores_N: Any) -> float:
+    """Share of pairs, of which one is better in truth, that the scores order as the hidden gold does."""
+    golds = [WORLD.gold(r.prompt, text) for r in test for text in r.completions]
+    first, right, count = 0, 0.0, 0
+    for ranking in test:
+        here = range(first, first + len(ranking.completions))
+        first = here.stop
+        for i in here:
+            for j in here:
+                if golds[i] > golds[j]:
+                    right += 0.5 * (scores_N[i] == scores_N[j]) + float(scores_N[i] > scores_N[j])
+                    count += 1
+    return right / count
