@@ -122,6 +122,12 @@ def load_model(
         )
     except Exception as error:  # transformers raises many kinds for a folder that is no model
         raise BadInput(f"cannot load {what} from {name_or_path}: {first_line(error)}") from None
+    # transformers puts an adapter of the hub on by itself, and loses track of heads
+    if is_adapted(model):
+        raise BadInput(
+            f"{name_or_path} is an adapter on the hub; download it (hf download {name_or_path} "
+            "--local-dir adapter) and give that folder"
+        )
     mismatched = sorted(key[0] for key in loading["mismatched_keys"])
     return Loaded(model.to(device), sorted(loading["missing_keys"]), mismatched)
 
