@@ -321,6 +321,25 @@ def test_rankings_are_never_torn() -> None:
     assert sum(part.texts.num_tokens for part in parts) == ranking_batch(1).texts.num_tokens
 
 
+def test_long_rankings_go_through_in_parts_of_bounded_size() -> None:
+    lengths = [(1500, 1500), (10, 20), (2000, 2000), (30, 3000), (6000, 1)]
+    batch = RankingBatch(
+        texts=RankedTexts.of(
+            [[np.zeros(length, dtype=int) for length in pair] for pair in lengths]
+        ),
+        ranks_RK=torch.tensor([[0, 1]] * 5),
+        ranked_RK=torch.ones(5, 2, dtype=torch.bool),
+        margins_R=torch.arange(5.0),
+        flips_R=torch.zeros(5),
+        taught_RM=torch.ones(5, 1, dtype=torch.bool),
+        num_taught_M=torch.tensor([5]),
+    )
+    parts = list(batch.parts(100))
+    assert [part.margins_R.tolist() for part in parts] == [[4], [2], [3], [0, 1]]
+    assert [part.texts.num_tokens for part in parts] == [6001, 4000, 3030, 3030]
+    assert all(part.num_taught_M.tolist() == [5] for part in parts)
+
+
 def test_means_add_exactly_and_a_mean_of_nothing_is_nan() -> None:
     assert (Mean(3.0, 2) + Mean(1.0, 6)).value == 0.5
     assert (Mean(0.0, 0) + Mean(0.0, 0)).value != Mean(0.0, 0).value

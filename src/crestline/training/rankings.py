@@ -30,8 +30,8 @@ from crestline.training.reward_configs import RankingLoss
 from crestline.training.seeds import Shuffled
 from crestline.types import Ranking
 
-TOKENS_TOGETHER = 8192
-"""Tokens of a part, at most, unless one ranking has more: larger parts leave the processor's cache."""
+TOKENS_TOGETHER = {"cpu": 4096, "cuda": 32768}
+"""Tokens of a part, at most, unless one ranking has more, by kind of device: larger parts leave a CPU's cache."""
 PROBES = 4
 """Rankings, the longest among them, on which the ways through a backbone are compared."""
 
@@ -55,6 +55,7 @@ class RankingBatch:
 
     def parts(self, size: int) -> Iterator[RankingBatch]:
         """Parts of whole rankings, like lengths together: at most `size` texts and TOKENS_TOGETHER tokens."""
+        most = TOKENS_TOGETHER.get(self.ranks_RK.device.type, TOKENS_TOGETHER["cpu"])
         first, ids = self.texts.first, self.texts.ids
         tokens = [
             sum(map(len, ids[first[r] : first[r + 1]])) for r in range(len(self.texts.counts))
@@ -63,7 +64,7 @@ class RankingBatch:
         num_texts = num_tokens = 0
         for r in sorted(range(len(tokens)), key=lambda r: -tokens[r]):
             count = self.texts.counts[r]
-            too_many = num_texts + count > size or num_tokens + tokens[r] > TOKENS_TOGETHER
+            too_many = num_texts + count > size or num_tokens + tokens[r] > most
             if chosen and too_many:
                 yield self._of(chosen)
                 chosen, num_texts, num_tokens = [], 0, 0
