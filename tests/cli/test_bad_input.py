@@ -265,7 +265,9 @@ def check_line(code: int, err: str, culprit: str) -> None:
 
 def test_every_verb_has_cases() -> None:
     verbs = {command.split()[0] for command, _ in CASES.values()}
-    every = "pretrain sft sample rank convert reward reward-eval reward-join rl crest report chat run"
+    every = (
+        "pretrain sft sample rank convert reward reward-eval reward-join rl crest report chat run"
+    )
     assert set(every.split()) <= verbs
 
 
