@@ -1,9 +1,9 @@
 """Keys and values of the rows being written, and attention over them.
 
-Owns where they lie. A prompt is stored once for all rows that continue it, in whole blocks of `BLOCK` tokens; what is
-left of it (1 … BLOCK tokens) stands in every row's own part, before its completion. Rows are appended and dropped at
-any time; each counts its own columns. Knows no model. Which columns a row sees, and in what order they are summed,
-depends on the row alone; columns that it does not see have weight 0.
+Owns where they lie. A long prompt is stored once for all rows that continue it; its last tokens, like all of a short
+prompt, stand in every row's own part, before its completion. Rows are appended and dropped at any time; each counts
+its own columns. Knows no model. Which columns a row sees, and in what order they are summed, depends on the row
+alone; columns that it does not see have weight 0.
 
 Letters: B rows, H heads, J key heads, D head size, L own columns, P stored prompts, T their columns, M members of a
 prompt. Queries of one key head stand together: a row has J × H / J of them.
@@ -21,15 +21,32 @@ from torch import Tensor
 
 from crestline.models.matmul import weighted_sum
 
-BLOCK = 64
 COLUMNS = 16
-"""Own columns are read in multiples of it, so that sums over them fall into the same lanes in every batch."""
+"""Columns are stored and read in multiples of it, so that sums over them fall into the same lanes in every batch."""
+SHORT_PROMPT = 64
+"""Prompts up to so many tokens are not worth a second product in every layer."""
 FEWEST_MEMBERS = 8
 """Products over a stored prompt are padded to so many members; below, other kernels would take them."""
 FEWEST_PRODUCTS = 400
 """Head size × columns below which a batch of small products takes another kernel."""
 
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _View:
+    """The parts of one layer that a step writes to and reads from.
+
+    new_keys, new_values: [columns · rows, J · D]. keys: [B · J, D, L], values: [B · J, L, D].
+    stored_keys: [P · J, D, T], stored_values: [P · J, T, D].
+    """
+
+    new_keys: Tensor
+    new_values: Tensor
+    keys: Tensor
+    values: Tensor
+    stored_keys: Tensor
+    stored_values: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +62,10 @@ class CacheShape:
 def shared_length(length: int) -> int:
     """How many tokens of a prompt are stored once for all its rows.
 
-    >>> [shared_length(n) for n in (1, 64, 65, 200)]
-    [0, 0, 64, 192]
+    >>> [shared_length(n) for n in (1, 64, 65, 200, 208)]
+    [0, 0, 64, 192, 192]
     """
-    return (length - 1) // BLOCK * BLOCK
+    return (length - 1) // COLUMNS * COLUMNS if length > SHORT_PROMPT else 0
 
 
 def up_to(multiple: int, number: int) -> int:
@@ -84,6 +101,10 @@ class KvCache:
         self.prompt_B = np.zeros(0, np.int64)
         """Which stored prompt each row continues; -1 for none."""
         self.num_prompts = 0
+        self.seen = (0, 0, 0, 0)
+        """Rows, own and stored columns and prompts of the last step."""
+        self.width = self.stored_width = 0
+        self.place_L = self.place_T = torch.arange(0, device=device)
         self.cleared = 0
         """Own columns that hold numbers: weight 0 times what lay in memory before may be none."""
 
@@ -195,68 +216,83 @@ class KvCache:
 
     def advance(self) -> Tensor:
         """Begin a step: every row gets one more token. Returns the tokens' positions [B]."""
-        column_B = np.minimum(
-            self.lengths_B, self.own_columns - 1
-        )  # some rows ended but stand here
+        column_B = np.minimum(self.lengths_B, self.own_columns - 1)  # of rows that ended, too
         position_B = self.shared_B + column_B
         self.lengths_B = column_B + 1
-        self.width = max(self.fewest_columns, up_to(COLUMNS, int(self.lengths_B.max())))
-        self._clear(self.width)
-        rows, capacity = len(column_B), self.own[0][0].shape[1]
-        self.write_at_B = self._index(column_B * capacity + np.arange(rows))
-        columns_B1, shared_B1 = self._index(column_B)[:, None], self._index(self.shared_B)[:, None]
-        self.stored_width = int(self.shared_B.max(initial=0))
-        place_L = torch.arange(self.width, device=self.device)
-        place_T = torch.arange(self.stored_width, device=self.device)
-        seen = torch.cat([place_L <= columns_B1, place_T < shared_B1], 1)
-        distance = torch.cat([columns_B1 - place_L, columns_B1 + shared_B1 - place_T], 1)
+        width = max(self.fewest_columns, up_to(COLUMNS, int(self.lengths_B.max())))
+        self._look(len(column_B), width, int(self.shared_B.max()))
+        self.write_at_B = self._index(column_B * self.own[0][0].shape[1] + np.arange(len(column_B)))
+        column_B1, shared_B1 = self._index(column_B)[:, None], self._index(self.shared_B)[:, None]
+        hidden = self.place_L > column_B1
+        distance = column_B1 - self.place_L
+        if self.stored_width:
+            hidden = torch.cat([hidden, self.place_T >= shared_B1], 1)
+            distance = torch.cat([distance, column_B1 + shared_B1 - self.place_T], 1)
         self.bias = {
-            window: torch.zeros(seen.shape, device=self.device)
-            .masked_fill_(~(seen if window is None else seen & (distance < window)), float("-inf"))
+            window: torch.zeros(hidden.shape, device=self.device)
+            .masked_fill_(hidden if window is None else hidden | (distance >= window), -torch.inf)
             .unsqueeze(1)
             for window in set(self.shape.windows)
         }
         return self._index(position_B)
 
+    def _look(self, rows: int, width: int, stored_width: int) -> None:
+        """Make the views of steps of this size, where the last step had another."""
+        seen = (rows, width, stored_width, self.num_prompts)
+        if self.seen == seen:
+            return
+        self._clear(width)
+        self.seen, self.width, self.stored_width = seen, width, stored_width
+        self.place_L = torch.arange(width, device=self.device)
+        self.place_T = torch.arange(stored_width, device=self.device)
+        heads, size = self.shape.num_kv_heads, self.shape.head_size
+        self.views = []
+        for (keys, values), stored in zip(self.own, self.stored or self.own, strict=True):
+            read = [t.view(len(t), -1, size)[:width, : rows * heads] for t in (keys, values)]
+            kept = [t.flatten(0, 1)[: self.num_prompts * heads, :stored_width] for t in stored]
+            self.views.append(
+                _View(
+                    new_keys=keys.flatten(0, 1),
+                    new_values=values.flatten(0, 1),
+                    keys=read[0].permute(1, 2, 0),
+                    values=read[1].transpose(0, 1),
+                    stored_keys=kept[0].transpose(-1, -2),
+                    stored_values=kept[1],
+                )
+            )
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store the step's keys and values [B, J · D] of a layer; what the queries [B, H · D] take, [B, H · D]."""
-        shape, rows = self.shape, len(query)
-        heads, size, width = shape.num_heads, shape.head_size, self.width
-        keys, values = self.own[layer]
-        keys.view(-1, keys.shape[2]).index_copy_(0, self.write_at_B, key)
-        values.view(-1, keys.shape[2]).index_copy_(0, self.write_at_B, value)
-        batch = rows * shape.num_kv_heads
-        query = query.reshape(batch, -1, size)
-        keys = keys[:width].view(width, -1, size)[:, :batch]
-        values = values[:width].view(width, -1, size)[:, :batch]
-        scores = torch.bmm(query, keys.permute(1, 2, 0)).view(rows, heads, width)
+        view, rows, size = self.views[layer], len(query), self.shape.head_size
+        view.new_keys.index_copy_(0, self.write_at_B, key)
+        view.new_values.index_copy_(0, self.write_at_B, value)
+        query = query.reshape(len(view.keys), -1, size)
+        scores = torch.bmm(query, view.keys).view(rows, -1, self.width)
         if self.stored_width:
-            scores = torch.cat([scores, self._stored_scores(layer, query)], 2)
-        weights = torch.add(self.bias[shape.windows[layer]], scores, alpha=size**-0.5)
+            scores = torch.cat([scores, self._stored_scores(view, query)], 2)
+        weights = torch.add(self.bias[self.shape.windows[layer]], scores, alpha=size**-0.5)
         weights = weights.softmax(-1).to(value.dtype)
-        own = weights[..., :width].reshape(batch, -1, width)
-        mixed = weighted_sum(own, values.transpose(0, 1)).view(rows, heads * size)
-        return mixed.add_(self._stored_mixed(layer, weights)) if self.stored_width else mixed
+        if not self.stored_width:
+            return weighted_sum(weights.view(len(query), -1, self.width), view.values).view(
+                rows, -1
+            )
+        own = weights[..., : self.width].reshape(len(query), -1, self.width)
+        mixed = weighted_sum(own, view.values).view(rows, -1)
+        return mixed.add_(self._stored_mixed(view, weights))
 
-    def _stored(self, layer: int) -> tuple[Tensor, Tensor]:
-        keys, values = self.stored[layer]
-        keys = keys.flatten(0, 1)[: self.num_prompts * self.shape.num_kv_heads, : self.stored_width]
-        values = values.flatten(0, 1)[: len(keys), : self.stored_width]
-        return keys, values
-
-    def _stored_scores(self, layer: int, query: Tensor) -> Tensor:
+    def _stored_scores(self, view: _View, query: Tensor) -> Tensor:
         """Scores of each row's queries over its prompt's shared part, [B, H, T]."""
-        keys, _ = self._stored(layer)
-        together = query.view(-1, self.shape.head_size).index_select(0, self.gather)
-        scores = torch.bmm(together.view(len(keys), -1, self.shape.head_size), keys.transpose(1, 2))
+        size = self.shape.head_size
+        together = query.view(-1, size).index_select(0, self.gather)
+        scores = torch.bmm(together.view(len(view.stored_keys), -1, size), view.stored_keys)
         apart = scores.view(-1, self.stored_width).index_select(0, self.scatter)
         return apart.view(-1, self.shape.num_heads, self.stored_width)
 
-    def _stored_mixed(self, layer: int, weights: Tensor) -> Tensor:
+    def _stored_mixed(self, view: _View, weights: Tensor) -> Tensor:
         """What the queries take from the shared part, [B, H · D]."""
-        _, values = self._stored(layer)
         flat = weights[..., self.width :].reshape(-1, self.stored_width)
-        together = flat.index_select(0, self.gather).view(len(values), -1, self.stored_width)
-        mixed = weighted_sum(together, values).view(-1, self.shape.head_size)
+        together = flat.index_select(0, self.gather)
+        together = together.view(len(view.stored_values), -1, self.stored_width)
+        mixed = weighted_sum(together, view.stored_values).view(-1, self.shape.head_size)
         apart = mixed.index_select(0, self.scatter).view(len(weights), -1)
         return apart if self.has_prompt_B1 is None else apart * self.has_prompt_B1

@@ -35,6 +35,27 @@ class _Layer:
     rotates: bool
 
 
+class _Planes:
+    """Room for the queries [N, H · D], keys and values [N, J · D] of a layer, one after the other.
+
+    turned: rows of queries, then of keys, [N · (H + J), D]: what is rotated.
+    """
+
+    def __init__(self, x_NC: Tensor, shape: CacheShape) -> None:
+        self.counts = (shape.num_heads, shape.num_kv_heads)
+        rows, size = len(x_NC), shape.head_size
+        sizes = [rows * heads * size for heads in (*self.counts, shape.num_kv_heads)]
+        whole = x_NC.new_empty(sum(sizes))
+        query, key, value = torch.split(whole, sizes)
+        self.parts = (query.view(rows, -1), key.view(rows, -1), value.view(rows, -1))
+        self.query_heads, self.key_heads = query.view(-1, size), key.view(-1, size)
+        self.turned = whole[: sizes[0] + sizes[1]].view(-1, size)
+
+    def turns_of(self, positions_N: Tensor) -> Tensor:
+        """The position of each row of `turned`."""
+        return torch.cat([positions_N.repeat_interleave(count) for count in self.counts])
+
+
 class LlamaDecoder:
     """A model of the family, ready to decode.
 
@@ -87,10 +108,18 @@ class LlamaDecoder:
     def hidden(self, tokens_N: Tensor, positions_N: Tensor, attend: Attend) -> Tensor:
         """Hidden states [N, C] after the last norm."""
         x_NC = F.embedding(tokens_N, self.family.embedding).to(self.activations)
-        cos, sin = self._turns(positions_N)
+        planes = _Planes(x_NC, self.shape)
+        cos, sin = (table.index_select(0, planes.turns_of(positions_N)) for table in self.turns_TD)
         for number, layer in enumerate(self.layers):
-            query, key, value = self._heads(layer, x_NC, cos, sin)
-            mixed = attend(number, query, key, value)
+            normed = self._norm(x_NC, layer.attention_norm)
+            project_into(planes.parts, normed, layer.query_key_value)
+            if layer.query_norm is not None and layer.key_norm is not None:
+                planes.query_heads.copy_(self._norm(planes.query_heads, layer.query_norm))
+                planes.key_heads.copy_(self._norm(planes.key_heads, layer.key_norm))
+            if layer.rotates:
+                other = planes.turned.roll(self.shape.head_size // 2, -1)
+                torch.addcmul(planes.turned * cos, other, sin, out=planes.turned)
+            mixed = attend(number, *planes.parts)
             add_linear_(x_NC, mixed, layer.attention_output.weight, layer.attention_output.bias)
             add_linear_(x_NC, self._feed(layer, x_NC), layer.down.weight, layer.down.bias)
         return self._norm(x_NC, self.final_norm)
@@ -101,34 +130,6 @@ class LlamaDecoder:
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.family.epsilon)
-
-    def _heads(
-        self, layer: _Layer, x_NC: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries [N, H · D] and keys [N, J · D], and values: three planes of one buffer."""
-        shape, count = self.shape, len(x_NC)
-        widths = [heads * shape.head_size for heads in (shape.num_heads, *[shape.num_kv_heads] * 2)]
-        buffer = x_NC.new_empty(count * sum(widths))
-        planes = [
-            part.view(count, -1)
-            for part in torch.split(buffer, [count * width for width in widths])
-        ]
-        project_into(planes, self._norm(x_NC, layer.attention_norm), layer.query_key_value)
-        if layer.query_norm is not None and layer.key_norm is not None:
-            for plane, weight in zip(planes, (layer.query_norm, layer.key_norm), strict=False):
-                heads = plane.view(-1, shape.head_size)
-                heads.copy_(self._norm(heads, weight))
-        if layer.rotates:
-            turned = buffer[: count * (widths[0] + widths[1])].view(-1, shape.head_size)
-            other = turned.roll(shape.head_size // 2, -1)
-            torch.addcmul(turned * cos, other, sin, out=turned)
-        return planes[0], planes[1], planes[2]
-
-    def _turns(self, positions_N: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin for every row of queries, then of keys: [N · (H + J), D]. sin carries the rotation's sign."""
-        counts = (self.shape.num_heads, self.shape.num_kv_heads)
-        rows = torch.cat([positions_N.repeat_interleave(count) for count in counts])
-        return self.turns_TD[0].index_select(0, rows), self.turns_TD[1].index_select(0, rows)
 
     def reach(self, length: int) -> None:
         """Be ready for positions below `length`."""

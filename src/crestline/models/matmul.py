@@ -42,18 +42,21 @@ def linear(
     x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, out: Tensor | None = None
 ) -> Tensor:
     """x Wᵀ + b, [N, O], computed in the weight's dtype and returned in it, or in `out`'s."""
-    rows, on_cpu = len(x_NI), x_NI.device.type == "cpu"
+    rows = len(x_NI)
     x_NI = x_NI.to(weight_OI.dtype)
-    if on_cpu and rows < FEWEST_ROWS:
+    if not x_NI.is_cpu:
+        found = F.linear(x_NI, weight_OI, bias_O)
+        return found if out is None else out.copy_(found)
+    if rows < FEWEST_ROWS:
         x_NI = F.pad(x_NI, (0, 0, 0, FEWEST_ROWS - rows))
-    if on_cpu and weight_OI.dtype == torch.float32:
-        whole = out if rows >= FEWEST_ROWS else None
-        found = _product(x_NI, weight_OI, bias_O, whole)
-        if whole is not None:
-            return whole
+    elif out is not None and weight_OI.dtype == out.dtype == torch.float32:
+        return _product(x_NI, weight_OI, bias_O, out)
+    if weight_OI.dtype == torch.float32:
+        found = _product(x_NI, weight_OI, bias_O, None)
     else:
         found = F.linear(x_NI, weight_OI, bias_O)
-    return found[:rows] if out is None else out.copy_(found[:rows])
+    found = found if rows >= FEWEST_ROWS else found[:rows]
+    return found if out is None else out.copy_(found)
 
 
 def add_linear_(
@@ -80,18 +83,22 @@ def activated_(function_: Callable[[Tensor], object], x_NF: Tensor) -> Tensor:
         function_(x_NF)
         return x_NF
     whole = F.pad(x_NF, (0, -width % LANES)) if width % LANES else x_NF
+    if whole.numel() <= DONE_BY_ONE_THREAD:
+        function_(whole)
+        return whole if whole is x_NF else whole[:, :width]
     for piece in torch.split(whole, max(1, DONE_BY_ONE_THREAD // whole.shape[1])):
         function_(piece)
     return whole[:, :width]
 
 
 def _product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, out: Tensor | None) -> Tensor:
-    first_NI, first_IO = x_NI[:, :LONGEST_SUM], weight_OI[:, :LONGEST_SUM].t()
-    if bias_O is None:
-        found = torch.mm(first_NI, first_IO, out=out)
-    else:
-        found = torch.addmm(bias_O, first_NI, first_IO, out=out)
-    for start in range(LONGEST_SUM, x_NI.shape[1], LONGEST_SUM):
+    weight_IO, inside = weight_OI.t(), x_NI.shape[1]
+    if inside <= LONGEST_SUM:
+        if bias_O is None:
+            return torch.mm(x_NI, weight_IO, out=out)
+        return torch.addmm(bias_O, x_NI, weight_IO, out=out)
+    found = _product(x_NI[:, :LONGEST_SUM], weight_OI[:, :LONGEST_SUM], bias_O, out)
+    for start in range(LONGEST_SUM, inside, LONGEST_SUM):
         part = slice(start, start + LONGEST_SUM)
-        found.addmm_(x_NI[:, part], weight_OI[:, part].t())
+        found.addmm_(x_NI[:, part], weight_IO[part])
     return found
