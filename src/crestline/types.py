@@ -161,6 +161,20 @@ class RewardFn(Protocol):
 
 
 class Sampler(Protocol):
-    """Samples completions from a policy; each has its own random stream, named by its seed."""
+    """Samples completions from a policy; each has its own random stream, named by its seed.
+
+    temperature: what logits are divided by. max_completion_length: tokens.
+    """
+
+    temperature: float
+    max_completion_length: int
 
     def sample(self, prompts: Sequence[PromptText], seeds: Sequence[int]) -> list[Completion]: ...
+
+    def encode(self, prompts: Sequence[PromptText]) -> list[list[int]]:
+        """Token ids of each prompt. Raises BadInput for one that leaves no room for a completion."""
+        ...
+
+    def refresh(self) -> None:
+        """Take the policy's current weights; call after every update."""
+        ...

@@ -58,8 +58,7 @@ class PolicySampler:
         self.batch_size = batch_size
         self.end_ids = end_token_ids(model, tokenizer)
         self.engine: Engine = engine_of(model, engine, dtype=dtype)
-        limit = getattr(model.config, "max_position_embeddings", None)
-        self.context = int(limit) if limit else 1 << 30
+        self.context = context_of(model)
         self.vocabulary = int(model.config.get_text_config().vocab_size)
 
     def refresh(self) -> None:
@@ -257,6 +256,12 @@ class Writing:
 def row_slices(count: int, size: int) -> list[slice]:
     """Slices of at most `size` that cover `count`."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def context_of(model: Any) -> int:
+    """Tokens that the model can read at once; a large number where its config does not say."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return int(limit) if limit else 1 << 30
 
 
 def check_room(
