@@ -92,10 +92,6 @@ class RewardModel:
         """Each prompt with its completion as the model reads it. Special tokens that somebody typed are letters."""
         return self._encoder.rows(prompts, completions)
 
-    def loses_its_front(self, prompt: PromptText, completion: str) -> bool:
-        """Whether the scored text is longer than max_length."""
-        return self.rows([prompt], [completion])[0].is_truncated
-
     def raw(self, tokens_NT: Tensor, attention_NT: Tensor) -> Tensor:
         """Raw scores [N, M] of token ids padded on the right. attention_NT: 1 at real tokens."""
         logits: Tensor = self.model(
