@@ -1,11 +1,12 @@
-"""Record what TRL's trainers make of fixed completions and rewards: advantages, loss and every gradient.
+"""Record what TRL's trainers make of fixed completions: advantages, loss, metrics and every gradient.
 
     .venv-peers/bin/python bench/peers/record_trl.py tests/fixtures/trl
 
 Runs in the environment of `make peers`. TRL's own `_generate_and_score_completions` and `compute_loss` do the work;
 only `_generate` is replaced, so that the completions are given. Written: model/ and reference/ (Hugging Face folders
 of a few hundred weights), recordings.json (inputs, and each case's settings, advantages, log-probabilities and
-loss), gradients.safetensors ("case.parameter"). `make test-peers` records anew and compares.
+loss), gradients.safetensors ("case.parameter"); the same of DPO, whose inputs are pairs of texts, in dpo.json and
+dpo_gradients.safetensors. `make test-peers` records anew and compares.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 WORDS = ["<pad>", "<end>", *"abcdefghij"]
 GROUP, LONGEST = 3, 5
@@ -57,6 +58,19 @@ CASES: dict[str, dict[str, Any]] = {
     "rloo_warm": {"beta": 0.3, "temperature": 0.7},
 }
 """Settings under TRL's names. stale: the completions are older than the policy, so that ratios clip."""
+
+PAIRS = [
+    {"prompt": "a b c", "chosen": " d e", "rejected": " f"},
+    {"prompt": "d", "chosen": " a", "rejected": " h h j j h h"},
+    {"prompt": "e f", "chosen": " g i c b", "rejected": " g i"},
+    {"prompt": "j i h g", "chosen": " a b", "rejected": " b a"},
+]
+DPO_CASES: dict[str, dict[str, Any]] = {
+    "sigmoid": {},
+    "sigmoid_steep": {"beta": 0.7},
+    "ipo": {"loss_type": "ipo"},
+    "ipo_steep": {"loss_type": "ipo", "beta": 0.7},
+}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -180,10 +194,65 @@ def recorded(case: str, folder: Path, work: Path) -> tuple[dict[str, Any], dict[
     return head | found, gradients
 
 
+def recorded_dpo(case: str, folder: Path, work: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One case of DPO: what goes into dpo.json, and its gradients."""
+    trainer = DPOTrainer(
+        model=str(folder / "model"),
+        ref_model=LlamaForCausalLM.from_pretrained(folder / "reference", dtype=torch.float32),
+        args=DPOConfig(
+            output_dir=str(work),
+            per_device_train_batch_size=len(PAIRS),
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            **DPO_CASES[case],
+        ),
+        train_dataset=Dataset.from_list(PAIRS),
+        processing_class=tokenizer(),
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    model = trainer.model.train()
+    rows = [trainer.train_dataset[n] for n in range(len(PAIRS))]
+    loss = trainer.compute_loss(model, trainer.data_collator(rows))
+    model.zero_grad()
+    loss.backward()
+    told = trainer._metrics["train"]
+    found = {
+        "case": case,
+        "settings": {"beta": trainer.beta, "loss_type": trainer.loss_types[0]},
+        "loss": loss.item(),
+        "metrics": {n: v[0] for n, v in told.items() if n.startswith(("rewards/", "logps/"))},
+        "ids": [[row[f"{part}_ids"] for part in ("prompt", "chosen", "rejected")] for row in rows],
+    }
+    return found, {f"{case}.{n}": p.grad.clone() for n, p in model.named_parameters()}
+
+
+def record_dpo(folder: Path) -> None:
+    """dpo.json and dpo_gradients.safetensors; the tokenizer, since the inputs are texts."""
+    tokenizer().save_pretrained(folder / "model")
+    cases, gradients = [], {}
+    with tempfile.TemporaryDirectory() as work:
+        for case in DPO_CASES:
+            found, of_case = recorded_dpo(case, folder, Path(work))
+            cases.append(found)
+            gradients |= of_case
+    save_file(gradients, folder / "dpo_gradients.safetensors")
+    ids = cases[0]["ids"]
+    for found in cases:
+        assert found.pop("ids") == ids
+    rows = ",\n".join(json.dumps(case) for case in cases)
+    told = {"pairs": PAIRS, "ids": ids}
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in told.items()]
+    (folder / "dpo.json").write_text("{" + ",\n".join(lines) + ',\n"cases": [\n' + rows + "\n]}\n")
+    print(f"{len(cases)} cases of DPO written to {folder}")
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, seed in (("model", 0), ("reference", 1)):
         tiny_llama(seed).save_pretrained(folder / name)
+    record_dpo(folder)
     cases, gradients = [], {}
     with tempfile.TemporaryDirectory() as work:
         for case in CASES:

@@ -151,7 +151,19 @@ def test_trl_still_does_what_was_recorded(tmp_path: Path) -> None:
         assert before["settings"] == after["settings"]
         assert before["loss"] == pytest.approx(after["loss"], abs=1e-6)
         np.testing.assert_allclose(before["advantages"], after["advantages"], atol=1e-5)
-    for file in ("gradients.safetensors", "model/model.safetensors"):
+    old, new = (
+        json.loads((folder / "dpo.json").read_text()) for folder in (RECORDINGS, tmp_path / "again")
+    )
+    assert (old["pairs"], old["ids"]) == (new["pairs"], new["ids"])
+    for before, after in zip(old["cases"], new["cases"], strict=True):
+        assert before["settings"] == after["settings"]
+        assert before["loss"] == pytest.approx(after["loss"], abs=1e-6)
+        assert before["metrics"] == pytest.approx(after["metrics"], abs=1e-5)
+    for file in (
+        "gradients.safetensors",
+        "dpo_gradients.safetensors",
+        "model/model.safetensors",
+    ):
         tensors = load_file(tmp_path / "again" / file)
         for name, tensor in load_file(RECORDINGS / file).items():
             torch.testing.assert_close(tensors[name], tensor, atol=1e-5, rtol=1e-5, msg=name)

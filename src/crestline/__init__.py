@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from crestline.serve.configs import RewardServeConfig
     from crestline.serve.server import reward_serve
     from crestline.training.configs import PretrainConfig, SftConfig
+    from crestline.training.dpo import dpo
+    from crestline.training.dpo_configs import DpoConfig
     from crestline.training.pretrain import pretrain
     from crestline.training.reward import reward
     from crestline.training.reward_configs import RewardConfig
@@ -52,6 +54,7 @@ _HOMES = {
     "ChatConfig": "crestline.pipeline.configs",
     "ConvertConfig": "crestline.pipeline.configs",
     "CrestConfig": "crestline.pipeline.configs",
+    "DpoConfig": "crestline.training.dpo_configs",
     "Grpo": "crestline.training.rl_configs",
     "Kl": "crestline.training.rl_configs",
     "Ppo": "crestline.training.rl_configs",
@@ -71,6 +74,7 @@ _HOMES = {
     "Watch": "crestline.crest.watch",
     "WatchConfig": "crestline.crest.configs",
     "convert": "crestline.pipeline.convert",
+    "dpo": "crestline.training.dpo",
     "find_crest": "crestline.pipeline.crest:crest",
     "pretrain": "crestline.training.pretrain",
     "rank": "crestline.pipeline.rank",
@@ -90,6 +94,7 @@ __all__ = [
     "ChatConfig",
     "ConvertConfig",
     "CrestConfig",
+    "DpoConfig",
     "Duel",
     "Grpo",
     "Kl",
@@ -112,6 +117,7 @@ __all__ = [
     "Watch",
     "WatchConfig",
     "convert",
+    "dpo",
     "find_crest",
     "pretrain",
     "rank",

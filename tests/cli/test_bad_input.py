@@ -23,6 +23,7 @@ SAMPLE = "sample --model_name_or_path {m}/policy --output_file {o} --dataset_nam
 RANK = "rank --dataset_name {m}/samples.jsonl --output_file {o} --people "
 CONVERT = "convert --dataset_name {m}/rankings.jsonl --output_file {o}"
 REWARD = "reward --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/"
+DPO = "dpo --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/"
 JOIN = "reward-join --output_dir {o} --reward_models {m}/reward_model,{m}/"
 EVAL = "reward-eval {m}/reward_model --output_dir {o} "
 RL_BARE = "rl --dataset_name {m}/prompts.jsonl --max_completion_length 8 --output_dir {o} "
@@ -95,6 +96,25 @@ CASES = {
         RL_BARE + "--model_name_or_path {m}/policy",
         "--reward_model_name_or_path",
     ),
+    "dpo without data": ("dpo --model_name_or_path {m}/policy", "--dataset_name"),
+    "dpo without a policy": (
+        "dpo --dataset_name {m}/rankings.jsonl --output_dir {o}",
+        "--model_name_or_path",
+    ),
+    "dpo of half a pair": (DPO + "no_rejected.jsonl", "no_rejected.jsonl:1"),
+    "dpo with too few rankings": (DPO + "few_rankings.jsonl", "few_rankings.jsonl"),
+    "dpo with no such held-out rankings": (
+        DPO + "rankings.jsonl --eval_dataset_name {m}/no.jsonl",
+        "no.jsonl",
+    ),
+    "dpo of a reward model": (
+        "dpo --model_name_or_path {m}/reward_model --output_dir {o} "
+        "--dataset_name {m}/rankings.jsonl",
+        "reward_model is a reward model",
+    ),
+    "dpo that goes nowhere": (DPO + "rankings.jsonl --beta 0", "--beta"),
+    "ipo with flips": (DPO + "rankings.jsonl --loss_type ipo --flip_rate 0.1", "loss_type"),
+    "no such loss": (DPO + "rankings.jsonl --loss_type hinge", "--loss_type"),
     "crest without folder": ("crest --people pelican", "--run_dir"),
     "report without folder": ("report", "--run_dir"),
     "chat without folder": ("chat", "--run_dir"),
@@ -265,9 +285,7 @@ def check_line(code: int, err: str, culprit: str) -> None:
 
 def test_every_verb_has_cases() -> None:
     verbs = {command.split()[0] for command, _ in CASES.values()}
-    every = (
-        "pretrain sft sample rank convert reward reward-eval reward-join rl crest report chat run"
-    )
+    every = "pretrain sft sample rank convert reward reward-eval reward-join rl dpo crest report chat run"
     assert set(every.split()) <= verbs
 
 

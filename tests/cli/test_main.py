@@ -139,6 +139,7 @@ DRY = {
     "reward-serve": "{m}/reward_model",
     "rl": "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/reward_model "
     "--dataset_name {m}/prompts.jsonl --output_dir {o}",
+    "dpo": "--model_name_or_path {m}/policy --dataset_name {m}/rankings.jsonl --output_dir {o}",
     "crest": "{m}/rl_run --people pelican",
     "report": "{m}/rl_run",
     "chat": "{m}/rl_run --checkpoint reference",

@@ -17,6 +17,7 @@ from crestline.formulas.ranking import (
     blind_log_share,
     bradley_terry_loss,
     centring_penalty,
+    ipo_loss,
     largest_upper_tie,
     plackett_luce_loss,
     untied_pairs,
@@ -272,3 +273,14 @@ def test_order_on_the_page_a_constant_and_the_ranks_numbers_change_nothing(
 def test_untied_pairs_by_hand() -> None:
     better = untied_pairs(*as_tensors([[1, 0, 1, None]]))[0]
     assert better.nonzero().tolist() == [[1, 0], [1, 2]]
+
+
+def test_ipo_by_hand() -> None:
+    """Differences of 1.5 and −0.5 from a distance of 1 / (2 · 0.25) = 2; ties and the unranked say nothing."""
+    ranks, ranked = as_tensors([[0, 1], [1, 0], [0, 0], [0, 1]])
+    scores = torch.tensor([[1.5, 0.0], [0.0, -0.5], [3.0, 0.0], [2.0, 0.0]])
+    found = ipo_loss(scores, ranks, ranked, beta=0.25)
+    assert found.tolist() == pytest.approx([0.5**2, 2.5**2, 0.0, 0.0])
+    ranks, ranked = as_tensors([[0, 1, 1, None]])
+    scores = torch.tensor([[1.0, 0.0, -1.0, 9.0]])
+    assert float(ipo_loss(scores, ranks, ranked, beta=0.25)) == pytest.approx((1 + 0) / 2)

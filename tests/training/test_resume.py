@@ -18,6 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from crestline.models.load import load_tokenizer, save_model
 from crestline.runs.files import read_jsonl
 from crestline.training.configs import Lora, Optimization, SftConfig
+from crestline.training.dpo import dpo
+from crestline.training.dpo_configs import DpoConfig
 from crestline.training.reward import reward
 from crestline.training.reward_configs import Ensemble, RewardConfig, Splits
 from crestline.training.rl import rl
@@ -33,8 +35,13 @@ from crestline.training.rl_configs import (
 from crestline.training.sft import sft
 from crestline.types import BadInput
 
-Config = SftConfig | RewardConfig | RlConfig
-VERBS: dict[type, Callable[..., Path]] = {SftConfig: sft, RewardConfig: reward, RlConfig: rl}
+Config = SftConfig | RewardConfig | DpoConfig | RlConfig
+VERBS: dict[type, Callable[..., Path]] = {
+    SftConfig: sft,
+    RewardConfig: reward,
+    DpoConfig: dpo,
+    RlConfig: rl,
+}
 ALGORITHMS = {
     "rloo": Rloo(),
     "grpo": Grpo(num_iterations=2),
@@ -60,8 +67,9 @@ def settings(verb: str, task: Path) -> Config:
             optimization=optimization,
             **common,
         )
-    if verb == "reward":
-        return RewardConfig(
+    if verb in ("reward", "dpo"):
+        kind = RewardConfig if verb == "reward" else DpoConfig
+        return kind(
             dataset_name=str(task / "rankings.jsonl"),
             splits=Splits(eval_dataset_name=str(task / "rankings.jsonl")),
             batch_size=5,
@@ -134,14 +142,14 @@ def whole(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return of
 
 
-@pytest.mark.parametrize("verb", ["sft", "reward", *ALGORITHMS])
+@pytest.mark.parametrize("verb", ["sft", "reward", "dpo", *ALGORITHMS])
 def test_the_run_is_worth_comparing(verb: str, whole) -> None:
     folder = whole(verb)
     files = files_of(folder)
     assert [row["update"] for row in files["metrics.jsonl"]] == list(range(1, UPDATES + 1))
     assert "model/model.safetensors" in files
     assert "checkpoint-8/optimizer.safetensors" in files
-    if verb == "reward":
+    if verb in ("reward", "dpo"):
         assert "evaluation.json" in files
     if verb in ALGORITHMS:
         uses = {"grpo": 2, "ppo": 4}.get(verb, 1)
@@ -151,7 +159,7 @@ def test_the_run_is_worth_comparing(verb: str, whole) -> None:
 
 
 @pytest.mark.parametrize("stops", [(1, 3, 5), (4, 6, 7, 8)], ids=str)
-@pytest.mark.parametrize("verb", ["sft", "reward", *ALGORITHMS])
+@pytest.mark.parametrize("verb", ["sft", "reward", "dpo", *ALGORITHMS])
 def test_killed_between_updates(verb: str, stops, task, whole, tmp_path: Path) -> None:
     config = settings(verb, task)
     for stop in stops:
@@ -261,7 +269,7 @@ def test_killed_by_the_system_in_the_middle_of_a_checkpoint(task, whole, tmp_pat
     check_same(folder, whole("rloo"))
 
 
-@pytest.mark.parametrize("verb", ["sft", "reward", "rloo"])
+@pytest.mark.parametrize("verb", ["sft", "reward", "dpo", "rloo"])
 def test_a_finished_run_returns_at_once(verb: str, task, whole, tmp_path: Path) -> None:
     folder = tmp_path / verb
     shutil.copytree(whole(verb), folder)
@@ -280,7 +288,7 @@ def test_a_finished_run_returns_at_once(verb: str, task, whole, tmp_path: Path) 
     assert files_of(folder) == before
 
 
-@pytest.mark.parametrize("verb", ["sft", "reward", "rloo"])
+@pytest.mark.parametrize("verb", ["sft", "reward", "dpo", "rloo"])
 def test_another_config_in_the_same_folder_is_refused(verb: str, task, tmp_path: Path) -> None:
     config = settings(verb, task)
     run_killed_after(config, tmp_path / "run", 1)

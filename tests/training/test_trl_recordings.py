@@ -10,17 +10,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from crestline.formulas.kl import ESTIMATORS
-from crestline.models.load import load_policy
+from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.reference import Reference
 from crestline.training.algorithms import PAGES, experience_of
 from crestline.training.batches import Experience, padded
+from crestline.training.direct_preference import DirectBatch, dpo_loss, encode_rankings
+from crestline.training.dpo_configs import DpoLoss
 from crestline.training.experience import Rollout, token_rewards
 from crestline.training.rl_configs import Algorithm, Grpo, Kl, Rloo, in_loss, settled
 from crestline.training.surrogate import Surrogate
+from crestline.types import Ranking
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "trl"
 SHARED = json.loads((RECORDED / "recordings.json").read_text())
 CASES: list[dict[str, Any]] = SHARED["cases"]
 GRADIENTS = load_file(RECORDED / "gradients.safetensors")
+DPO: dict[str, Any] = json.loads((RECORDED / "dpo.json").read_text())
+DPO_GRADIENTS = load_file(RECORDED / "dpo_gradients.safetensors")
 OURS = {"loss_type", "scale_rewards", "epsilon", "epsilon_high"}
 
 
@@ -117,3 +123,32 @@ def test_the_recordings_can_tell_algorithms_apart() -> None:
             )
             ratio = torch.exp(now - old)
             assert float(ratio.min()) < 0.8 and float(ratio.max()) > 1.28
+
+
+@pytest.mark.parametrize("case", DPO["cases"], ids=lambda case: case["case"])
+def test_dpo_loss_gradients_and_metrics_are_trls(case: dict[str, Any]) -> None:
+    texts = [(row["prompt"], row["chosen"], row["rejected"]) for row in DPO["pairs"]]
+    rankings = [Ranking(prompt=p, completions=(c, r), ranks=(0, 1)) for p, c, r in texts]
+    encoded, _ = encode_rankings(load_tokenizer(RECORDED / "model"), rankings, 16)
+    assert [[ranking.prompt, *ranking.completions] for ranking in encoded] == DPO["ids"]
+
+    model = load_policy(RECORDED / "model").train()
+    loss = dpo_loss(DpoLoss(**case["settings"]), Reference(load_policy(RECORDED / "reference")))
+    for size in (2 * len(encoded), 2):  # whole, and a pair at a time
+        model.zero_grad()
+        total, told = 0.0, {}
+        for part in DirectBatch(encoded, len(encoded), "cpu").parts(size):
+            value, metrics = loss(model, part)
+            value.backward()
+            total += float(value.detach())
+            told = {
+                name: mean + told[name] if name in told else mean for name, mean in metrics.items()
+            }
+        scale = max(1.0, abs(case["loss"]))
+        assert total == pytest.approx(case["loss"], abs=1e-5 * scale)
+        assert {n: mean.value for n, mean in told.items()} == pytest.approx(
+            case["metrics"], abs=1e-5
+        )
+        for name, parameter in model.named_parameters():
+            wanted = DPO_GRADIENTS[f"{case['case']}.{name}"]
+            torch.testing.assert_close(parameter.grad, wanted, atol=1e-5, rtol=1e-5, msg=name)

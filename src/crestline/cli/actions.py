@@ -34,6 +34,7 @@ STAGES = {
     "reward": "crestline.training.reward:reward",
     "reward-join": "crestline.pipeline.reward_join:reward_join",
     "rl": "crestline.training.rl:rl",
+    "dpo": "crestline.training.dpo:dpo",
 }
 """By verb the function, "module:name", that takes (config, device, progress) and returns the path that it wrote."""
 

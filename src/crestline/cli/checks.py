@@ -33,6 +33,7 @@ from crestline.runs.settings import plain
 from crestline.serve.address import listen, url
 from crestline.serve.configs import RewardServeConfig
 from crestline.training.configs import PretrainConfig, SftConfig
+from crestline.training.dpo_configs import DpoConfig
 from crestline.training.health import may_change
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
@@ -80,12 +81,20 @@ def convert_input(config: ConvertConfig) -> list[str]:
 
 
 def reward_input(config: RewardConfig) -> list[str]:
+    return [*rankings_and_model(config), folder(config, "reward")]
+
+
+def dpo_input(config: DpoConfig) -> list[str]:
+    return [*rankings_and_model(config), folder(config, "dpo")]
+
+
+def rankings_and_model(config: RewardConfig | DpoConfig) -> list[str]:
+    """Looks for what is learned from, what is measured on, and the model to start from."""
     split = config.dataset_train_split
     found = [data("dataset_name", config.dataset_name, read_rankings, split)]
     if given := config.splits.eval_dataset_name:
         found.append(data("eval_dataset_name", given, read_rankings, split))
-    found.append(model("model_name_or_path", config.model_name_or_path))
-    return [*found, folder(config, "reward")]
+    return [*found, model("model_name_or_path", config.model_name_or_path)]
 
 
 def reward_eval_input(config: RewardEvalConfig) -> list[str]:
@@ -216,6 +225,7 @@ INPUTS: dict[str, Callable[[Any], list[str]]] = {
     "reward-join": reward_join_input,
     "reward-serve": reward_serve_input,
     "rl": rl_input,
+    "dpo": dpo_input,
     "crest": crest_input,
     "report": report_input,
     "chat": chat_input,

@@ -25,6 +25,8 @@ from rich.text import Text
 SHOWN = {
     "loss": "loss",
     "accuracy": "accuracy",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
     "reward": "reward",
     "objective/scores": "score",
     "kl": "kl",

@@ -222,6 +222,18 @@ _VERBS = (
         ),
     ),
     Verb(
+        name="dpo",
+        summary="train the policy on rankings alone: a baseline without reward model and sampling",
+        settings="crestline.training.dpo_configs:DpoConfig",
+        required=("model_name_or_path", "dataset_name", "output_dir"),
+        folder="output_dir",
+        examples=(
+            "crestline dpo --model_name_or_path runs/sft/model "
+            "--dataset_name rankings.jsonl --output_dir runs/dpo",
+            "crestline dpo --config dpo.yaml --beta 0.05 --use_peft --learning_rate 1e-4",
+        ),
+    ),
+    Verb(
         name="crest",
         summary="ask people at checkpoints, find the crest, ship it",
         settings=f"{_PIPELINE}:CrestConfig",

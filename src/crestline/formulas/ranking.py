@@ -110,6 +110,23 @@ def centring_penalty(scores_RK: Tensor, ranked_RK: Tensor) -> Tensor:
     return (2 * (scores_RK * ranked_RK).sum(1) / ranked_RK.sum(1).clamp_min(1)).square()
 
 
+def ipo_loss(scores_RK: Tensor, ranks_RK: Tensor, ranked_RK: Tensor, *, beta: float) -> Tensor:
+    """Squared distance of the score differences of untied pairs from 1 / (2 β), mean over a ranking's pairs, [R].
+
+    scores_RK: log(policy / reference), nats per token. beta: above 0; the smaller, the further apart they are pulled.
+    0 where nothing is preferred.
+    Source: Azar et al. 2023, arXiv 2310.12036, equation 17 (β is τ there); per token as TRL's "ipo".
+
+    >>> both = torch.ones(1, 2, dtype=torch.bool)
+    >>> ipo_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0, 1]]), both, beta=0.5).tolist()
+    [1.0]
+    """
+    better_RKK = untied_pairs(ranks_RK, ranked_RK)
+    apart_RKK = scores_RK[:, :, None] - scores_RK[:, None, :] - 1 / (2 * beta)
+    squared_R = (apart_RKK.square() * better_RKK).sum((1, 2))
+    return squared_R / better_RKK.sum((1, 2)).clamp_min(1)
+
+
 def untied_pairs(ranks_RK: Tensor, ranked_RK: Tensor) -> Tensor:
     """[R, K, K]: True at (i, j) where completion i was ranked strictly better than j."""
     both_RKK = ranked_RK[:, :, None] & ranked_RK[:, None, :]

@@ -116,6 +116,29 @@ def row_slices(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
+def parts_of_groups(
+    counts: Sequence[int], num_tokens: Sequence[int], *, rows: int, tokens: int
+) -> Iterator[list[int]]:
+    """Numbers of groups in parts of whole groups, like lengths together: at most so many rows and tokens, unless one
+    group alone has more.
+
+    counts, num_tokens: rows and tokens of each group.
+
+    >>> list(parts_of_groups([2, 2, 3], [9, 4, 5], rows=5, tokens=10))
+    [[0], [2, 1]]
+    """
+    chosen: list[int] = []
+    num_rows = sum_tokens = 0
+    for n in sorted(range(len(counts)), key=lambda n: -num_tokens[n]):
+        if chosen and (num_rows + counts[n] > rows or sum_tokens + num_tokens[n] > tokens):
+            yield chosen
+            chosen, num_rows, sum_tokens = [], 0, 0
+        chosen.append(n)
+        num_rows, sum_tokens = num_rows + counts[n], sum_tokens + num_tokens[n]
+    if chosen:
+        yield chosen
+
+
 def padded(rows: Sequence[Sequence[int]], fill: int = 0) -> tuple[Tensor, Tensor]:
     """Rows of ids padded on the right to one length: (ids [N, T], lengths [N])."""
     lengths_N = torch.tensor([len(row) for row in rows])

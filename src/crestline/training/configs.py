@@ -10,6 +10,14 @@ from typing import Literal
 
 from crestline.types import BadInput
 
+TOKENS_TOGETHER = {"cpu": 2048, "cuda": 32768}
+"""Tokens that go through a model together, at most, by kind of device: more leave a CPU's cache and gain nothing."""
+
+
+def tokens_together(device_type: str) -> int:
+    """Tokens of a part of an update, at most, unless one row or ranking has more."""
+    return TOKENS_TOGETHER.get(device_type, TOKENS_TOGETHER["cpu"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:

@@ -152,3 +152,14 @@ def recompute_activations(model: Any, *, dropout: bool) -> None:
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
+
+
+def only_adapters_drop_out(model: Any) -> None:
+    """Switch the backbone's own dropout off; that of the adapters stays."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and ".lora_dropout." not in name:
+            module.p = 0.0
+    for name in ("attention_dropout", "attn_dropout", "attention_probs_dropout_prob"):
+        for module in model.modules():
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

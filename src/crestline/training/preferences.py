@@ -1,4 +1,4 @@
-"""What the reward verb trains and measures on: splits by prompt, and how far each person is believed.
+"""What reward models and DPO train and measure on: splits by prompt, and how far each person is believed.
 
 Owns which ranking stands on which side, and the run folder's data/ and splits.json. Knows nothing of models.
 """
@@ -22,10 +22,13 @@ from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_te
 from crestline.formulas.annotators import annotator_reliability
 from crestline.formulas.ranking import MOST_TIED, largest_upper_tie
 from crestline.runs.files import read_json, write_json, write_jsonl_atomic
-from crestline.training.reward_configs import RankingLoss, RewardConfig
+from crestline.training.dpo_configs import DpoConfig
+from crestline.training.reward_configs import Likelihood, RewardConfig
 from crestline.training.seeds import stream
 from crestline.types import BadInput, Ranking
 
+RankedConfig = RewardConfig | DpoConfig
+"""Settings of the verbs that learn from rankings."""
 SIDES = ("train", "watch", "test")
 SPLITS_FILE = "splits.json"
 
@@ -39,7 +42,7 @@ class Sides:
     test: list[Ranking]
     counts: Mapping[str, int | str]
 
-    def write(self, folder: Path, config: RewardConfig) -> None:
+    def write(self, folder: Path, config: RankedConfig) -> None:
         """data/{train,watch,test}.jsonl, then splits.json."""
         for name in SIDES:
             rows = rankings_as_rows(getattr(self, name))
@@ -53,7 +56,7 @@ class Sides:
         write_json(folder / SPLITS_FILE, {"settings": told, **self.counts})
 
 
-def sides_of(folder: Path, config: RewardConfig) -> Sides:
+def sides_of(folder: Path, config: RankedConfig) -> Sides:
     """The rankings of a run: those in its folder, where it has been started; else the data set, divided.
 
     So a run goes on with what it began with, whatever has become of the data set. Raises BadInput as `split_rankings`.
@@ -71,7 +74,7 @@ def sides_of(folder: Path, config: RewardConfig) -> Sides:
     return Sides(**sides, counts=counts)
 
 
-def split_rankings(config: RewardConfig) -> Sides:
+def split_rankings(config: RankedConfig) -> Sides:
     """Rankings to train on, to watch with and to test on: no prompt stands on two sides.
 
     By prompt; where rankings have no prompt, by completion text. Raises BadInput where a side comes out empty.
@@ -82,7 +85,8 @@ def split_rankings(config: RewardConfig) -> Sides:
     test = 0.0 if given else config.splits.eval_fraction
     fractions = {"train": 1 - watch - test, "watch": watch, "test": test}
     dropped, by = 0, "prompt"
-    # Of its own: rankings that were split by the same seed before would all fall on one side.
+    # Of its own: rankings that were split by the same seed before would all fall on one side. The same for both
+    # verbs: a reward model and DPO on the same rankings hold out the same prompts.
     seed = stream(config.seed, "reward splits")
     if not watch and not test:
         sides = {"train": rankings, "watch": [], "test": []}
@@ -106,7 +110,7 @@ def split_rankings(config: RewardConfig) -> Sides:
     return Sides(sides["train"], sides["watch"], sides["test"], counts)
 
 
-def _informative(source: str, split: str, config: RankingLoss) -> tuple[list[Ranking], Skipped]:
+def _informative(source: str, split: str, config: Likelihood) -> tuple[list[Ranking], Skipped]:
     """Rankings that say something: with `equal`, those that are tied altogether do."""
     if config.ties == "either":
         return read_rankings_and_skipped(source, split=split)
@@ -123,7 +127,7 @@ def _informative(source: str, split: str, config: RankingLoss) -> tuple[list[Ran
     return kept, skipped
 
 
-def check_ties(rankings: Sequence[Ranking], config: RankingLoss) -> None:
+def check_ties(rankings: Sequence[Ranking], config: Likelihood) -> None:
     """Raise BadInput for the first tie above others that is too wide to sum over."""
     if config.ties != "either":
         return
@@ -149,7 +153,7 @@ class Trust:
             write_json(folder / "annotators.json", self.annotators)
 
 
-def trust_in(rankings: Sequence[Ranking], config: RankingLoss) -> Trust:
+def trust_in(rankings: Sequence[Ranking], config: Likelihood) -> Trust:
     """How far each ranking is believed.
 
     With annotator_reliability as far as its person, told by what several people answered; rankings without a name

@@ -9,11 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from crestline.data.formats import read_samples
 from crestline.models.reward import RewardEnsemble, RewardModel, new_reward_model
@@ -27,7 +25,7 @@ from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
 from crestline.training.fit import Progress, fit, silent
-from crestline.training.learner import Learner
+from crestline.training.learner import Learner, only_adapters_drop_out
 from crestline.training.preferences import check_ties, ranked_pairs, sides_of, trust_in
 from crestline.training.rankings import RankingSource, halves, ranking_loss
 from crestline.training.reward_configs import Ensemble, RewardConfig
@@ -184,17 +182,6 @@ class _Training:
             progress=mirrored(config.tracking, folder, self.progress),
         )
         return model
-
-
-def only_adapters_drop_out(model: Any) -> None:
-    """Switch the backbone's own dropout off; that of the adapters stays."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and ".lora_dropout." not in name:
-            module.p = 0.0
-    for name in ("attention_dropout", "attn_dropout", "attention_probs_dropout_prob"):
-        for module in model.modules():
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
 
 
 def _finish(

@@ -29,22 +29,32 @@ class Splits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingLoss:
-    """What the reward model learns from a ranking: the likelihood of what people said."""
+class Likelihood:
+    """What is learned from a ranking: the likelihood of what people said."""
 
     ties: Literal["either", "equal"] = "either"
     """either: a tie leaves the order open, and all orders that agree count; equal: a tie says as good, and pulls."""
     flip_rate: float = 0.0
     """Known share of answers that come out the wrong way round, at most 0.5."""
-    center_rewards_coefficient: float = 0.0
-    """Weight of the squared mean score, which keeps scores around 0; 0.01 is usual."""
     annotator_reliability: bool = False
     """Estimate how often each person agrees with the others, and trust their rankings by that."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "flip_rate", "center_rewards_coefficient")
+        at_least(self, 0, "flip_rate")
         if self.flip_rate >= 0.5:
             raise ValueError(f"flip_rate must be below 0.5, got {self.flip_rate}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingLoss(Likelihood):
+    """What the reward model learns from a ranking: the likelihood of what people said."""
+
+    center_rewards_coefficient: float = 0.0
+    """Weight of the squared mean score, which keeps scores around 0; 0.01 is usual."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "center_rewards_coefficient")
 
 
 @dataclass(frozen=True, kw_only=True)
