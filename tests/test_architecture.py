@@ -108,6 +108,7 @@ TORCH_FREE_MODULES = (
     "crestline.cli.main",
     "crestline.cli.checks",
     "crestline.cli.screen",
+    "crestline.pipeline.best_of_n_files",
     "crestline.pipeline.configs",
     "crestline.pipeline.convert",
     "crestline.pipeline.reward_eval_configs",

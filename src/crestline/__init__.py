@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crestline.crest.configs import WatchConfig
     from crestline.crest.watch import Watch
+    from crestline.pipeline.best_of_n import best_of_n
     from crestline.pipeline.configs import (
+        BestOfNConfig,
         ChatConfig,
         ConvertConfig,
         CrestConfig,
@@ -51,6 +53,7 @@ _HOMES = {
     "Duel": "crestline.types",
     "Observation": "crestline.types",
     "Verdict": "crestline.types",
+    "BestOfNConfig": "crestline.pipeline.configs",
     "ChatConfig": "crestline.pipeline.configs",
     "ConvertConfig": "crestline.pipeline.configs",
     "CrestConfig": "crestline.pipeline.configs",
@@ -73,6 +76,7 @@ _HOMES = {
     "SftConfig": "crestline.training.configs",
     "Watch": "crestline.crest.watch",
     "WatchConfig": "crestline.crest.configs",
+    "best_of_n": "crestline.pipeline.best_of_n",
     "convert": "crestline.pipeline.convert",
     "dpo": "crestline.training.dpo",
     "find_crest": "crestline.pipeline.crest:crest",
@@ -91,6 +95,7 @@ _HOMES = {
 
 __all__ = [
     "BadInput",
+    "BestOfNConfig",
     "ChatConfig",
     "ConvertConfig",
     "CrestConfig",
@@ -116,6 +121,7 @@ __all__ = [
     "Verdict",
     "Watch",
     "WatchConfig",
+    "best_of_n",
     "convert",
     "dpo",
     "find_crest",

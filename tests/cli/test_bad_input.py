@@ -32,6 +32,12 @@ RL_DATA = (
     "rl --model_name_or_path {m}/policy --reward_model_name_or_path {m}/reward_model "
     "--output_dir {o} --dataset_name {m}/"
 )
+BEST = (
+    "best-of-n --output_file {o}.jsonl --max_completion_length 8 --num_generations 2 "
+    "--reward_model_name_or_path {m}/reward_model "
+)
+BEST_OF = BEST + "--model_name_or_path {m}/policy --dataset_name {m}/"
+BEST_SAMPLES = BEST + "--samples_file {m}/"
 RUN = "run --preset smoke --output_dir {o} "
 
 CASES = {
@@ -227,6 +233,41 @@ CASES = {
     "NaN": (RANK + "{m}/judge.py:nan", "nan"),
     "prompts of another world": (RANK + "pelican", "give --people"),
     "function of a run": (RUN + "--people {m}/no.py:rank", "no.py"),
+    # best-of-n
+    "best-of-n without a policy": (BEST, "--model_name_or_path"),
+    "best-of-n without prompts": (BEST + "--model_name_or_path {m}/policy", "--dataset_name"),
+    "best of one": (BEST_OF + "prompts.jsonl --num_generations 1", "--num_generations"),
+    "best-of-n by nobody": (
+        "best-of-n --samples_file {m}/samples.jsonl --output_file {o}.jsonl",
+        "--reward_model_name_or_path",
+    ),
+    "best-of-n without a head": (
+        BEST_SAMPLES + "samples.jsonl --judge {m}/policy",
+        "policy has no",
+    ),
+    "judge who is the reward model": (
+        BEST_SAMPLES + "samples.jsonl --judge {m}/reward_model/",
+        "--judge must not",
+    ),
+    "no such judge": (BEST_SAMPLES + "samples.jsonl --judge {m}/nowhere", "--judge"),
+    "judge who is no function": (
+        BEST_SAMPLES + "samples.jsonl --judge {m}/judge.py:number",
+        "number",
+    ),
+    "samples of prompts alone": (BEST_SAMPLES + "prompts.jsonl", "prompts.jsonl:1"),
+    "samples of other prompts": (
+        BEST_SAMPLES + "samples.jsonl --dataset_name {m}/prompts.jsonl",
+        "samples of 3 prompts",
+    ),
+    "best-of-n of long prompts": (BEST_OF + "long_prompts.jsonl", "--max_completion_length"),
+    "best-of-n with another ending": (
+        BEST_SAMPLES.replace("{o}.jsonl", "{o}.csv") + "samples.jsonl",
+        "ends in .jsonl",
+    ),
+    "best-of-n over another file": (
+        BEST_SAMPLES.replace("{o}.jsonl", "{m}/samples.jsonl") + "samples.jsonl",
+        "samples.jsonl is there",
+    ),
     # the rest of the loop
     "crest of a file": ("crest {m}/corpus.txt --people pelican", "corpus.txt"),
     "crest without checkpoints": ("crest {m}/foreign --people pelican", "foreign"),
@@ -285,7 +326,10 @@ def check_line(code: int, err: str, culprit: str) -> None:
 
 def test_every_verb_has_cases() -> None:
     verbs = {command.split()[0] for command, _ in CASES.values()}
-    every = "pretrain sft sample rank convert reward reward-eval reward-join rl dpo crest report chat run"
+    every = (
+        "pretrain sft sample rank convert reward reward-eval reward-join rl dpo best-of-n crest "
+        "report chat run"
+    )
     assert set(every.split()) <= verbs
 
 

@@ -9,6 +9,7 @@ import crestline
 
 NAMES = [
     "BadInput",
+    "BestOfNConfig",
     "ChatConfig",
     "ConvertConfig",
     "CrestConfig",
@@ -34,6 +35,7 @@ NAMES = [
     "Verdict",
     "Watch",
     "WatchConfig",
+    "best_of_n",
     "convert",
     "dpo",
     "find_crest",

@@ -15,6 +15,7 @@ from crestline.cli.chat import talk
 from crestline.cli.screen import ClosableScreen, open_screen
 from crestline.cli.verbs import Machine
 from crestline.pipeline.configs import (
+    BestOfNConfig,
     ChatConfig,
     ConvertConfig,
     CrestConfig,
@@ -56,6 +57,8 @@ def act(verb: str, config: Any, machine: Machine) -> None:
             convert(config, screen)
         elif verb == "reward-eval":
             reward_eval(config, machine, screen)
+        elif verb == "best-of-n":
+            best_of_n(config, machine, screen)
         elif verb == "crest":
             crest(config, machine, screen)
         elif verb == "report":
@@ -149,6 +152,18 @@ def reward_eval(config: RewardEvalConfig, machine: Machine, screen: ClosableScre
     screen.finish()
     for name, told in short_table(read_json(path)):
         screen.say(f"{name:12} {told}")
+    screen.say(f"wrote {path}; look at {path.with_suffix('.html')}")
+
+
+def best_of_n(config: BestOfNConfig, machine: Machine, screen: ClosableScreen) -> None:
+    use(machine)
+    from crestline.pipeline.best_of_n import best_of_n
+    from crestline.report.best_of_n_words import short_table
+
+    path = best_of_n(config, device=machine.device, screen=screen)
+    screen.finish()
+    for line in short_table(read_json(path.with_suffix(".json"))):
+        screen.say(line)
     screen.say(f"wrote {path}; look at {path.with_suffix('.html')}")
 
 

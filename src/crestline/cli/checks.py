@@ -13,7 +13,9 @@ from typing import Any
 from crestline.data.code import load_function
 from crestline.data.formats import read_demonstrations, read_prompts, read_samples, read_texts
 from crestline.data.rankings import read_rankings
+from crestline.pipeline.best_of_n_files import Files, check_given, given_prompts
 from crestline.pipeline.configs import (
+    BestOfNConfig,
     ChatConfig,
     ConvertConfig,
     CrestConfig,
@@ -140,7 +142,7 @@ def rl_input(config: RlConfig) -> list[str]:
     return [*found, *scorers(config), folder(config, "rl")]
 
 
-def scorers(config: RlConfig) -> list[str]:
+def scorers(config: RlConfig | BestOfNConfig) -> list[str]:
     """Looks for everyone who scores."""
     given, found = config.reward_sources, []
     if name := config.reward_model_name_or_path:
@@ -157,6 +159,26 @@ def scorers(config: RlConfig) -> list[str]:
             "nobody scores: give --reward_model_name_or_path, --reward_funcs or --remote_rm_url"
         )
     return found
+
+
+def best_of_n_input(config: BestOfNConfig) -> list[str]:
+    check_given(config)
+    if config.samples_file:
+        found = [
+            data("samples_file", config.samples_file, lambda *_, **__: given_prompts(config)[0])
+        ]
+    else:
+        split = config.dataset_train_split
+        found = [data("dataset_name", config.dataset_name, read_prompts, split)]
+        found.append(model("model_name_or_path", config.model_name_or_path))
+    found += scorers(config)
+    if config.judge_is_function:
+        load_function("judge", config.judge)
+        found.append(f"judge: the function {config.judge}")
+    elif config.judge:
+        found.append(reward_model("judge", config.judge))
+    goes_on = Files(Path(config.output_file)).check(config)
+    return [*found, f"output_file: {config.output_file} ({'goes on' if goes_on else 'new'})"]
 
 
 def crest_input(config: CrestConfig) -> list[str]:
@@ -225,6 +247,7 @@ INPUTS: dict[str, Callable[[Any], list[str]]] = {
     "reward-join": reward_join_input,
     "reward-serve": reward_serve_input,
     "rl": rl_input,
+    "best-of-n": best_of_n_input,
     "dpo": dpo_input,
     "crest": crest_input,
     "report": report_input,

@@ -234,6 +234,20 @@ _VERBS = (
         ),
     ),
     Verb(
+        name="best-of-n",
+        summary="choose the best of N answers to each prompt, and say what N buys",
+        settings=f"{_PIPELINE}:BestOfNConfig",
+        required=("output_file",),
+        folder="output_file",
+        examples=(
+            "crestline best-of-n --model_name_or_path runs/sft/model "
+            "--reward_model_name_or_path runs/reward/model --dataset_name prompts.jsonl "
+            "--output_file best.jsonl",
+            "crestline best-of-n --samples_file samples.jsonl --reward_funcs rewards.py:brevity "
+            "--judge runs/other_reward/model",
+        ),
+    ),
+    Verb(
         name="crest",
         summary="ask people at checkpoints, find the crest, ship it",
         settings=f"{_PIPELINE}:CrestConfig",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from crestline.crest.configs import WatchConfig
 from crestline.data.writers import Format
+from crestline.rewards.configs import RewardSources
 from crestline.training.configs import PretrainConfig, SftConfig, at_least, positive
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
@@ -131,6 +133,48 @@ class RewardJoinConfig:
     def names(self) -> list[str]:
         """The models, one by one."""
         return [name.strip() for name in self.reward_models.split(",") if name.strip()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfNConfig:
+    """Choose the best of N completions for each prompt, and say what every n up to N would buy."""
+
+    model_name_or_path: str = ""
+    """Policy to sample from: a model folder or hub name; not needed with samples_file."""
+    dataset_name: str = ""
+    """Prompts: a file, folder or hub name with a prompt column; other columns are for reward functions."""
+    dataset_train_split: str = "train"
+    """Split of a hub dataset or folder."""
+    samples_file: str = ""
+    """Samples to choose from, as crestline sample writes them, in place of sampling; all of each prompt count."""
+    reward_model_name_or_path: str = ""
+    """The reward model or ensemble that chooses; empty where reward_funcs or remote_rm_url choose alone."""
+    judge: str = ""
+    """Who else scores all samples, to see whether choosing pleases others too: a reward model's folder or hub name, or
+    module.py:function as in reward_funcs."""
+    output_file: str = "best.jsonl"
+    """Where the chosen completions are written; .json, .html, .samples.jsonl and .scored.jsonl lie beside it."""
+    num_generations: int = 64
+    """Completions for each prompt: N."""
+    max_completion_length: int = 64
+    """Tokens that a completion may have."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    seed: int = 0
+    """Decides every random choice."""
+    reward_sources: RewardSources = field(default_factory=RewardSources)
+
+    def __post_init__(self) -> None:
+        positive(self, "max_completion_length", "temperature")
+        at_least(self, 2, "num_generations")
+        at_least(self, 0, "seed")
+        if self.judge and Path(self.judge) == Path(self.reward_model_name_or_path):
+            raise ValueError("judge must not be the reward model that chooses: it would only agree")
+
+    @property
+    def judge_is_function(self) -> bool:
+        """Whether the judge is a module.py:function."""
+        return ".py:" in self.judge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from crestline.training.seeds import stream
 from crestline.types import BadInput
 
 PROMPTS_PER_BATCH = 50
+COMPLETIONS_PER_BATCH = 4096
+"""Sampled between two writes at most, or those of one prompt."""
 
 
 def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
@@ -26,6 +28,13 @@ def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = si
     done = read_jsonl(path, missing_ok=True)
     if any(row.get("prompt") != prompt for row, prompt in zip(done, prompts, strict=False)):
         raise BadInput(f"{path} holds samples of other prompts; choose another --output_file")
+    if others := {len(row["completions"]) for row in done} - {config.num_generations}:
+        raise BadInput(
+            f"{path} holds {others.pop()} completions of a prompt, not {config.num_generations}; "
+            "choose another --output_file"
+        )
+    if len(done) >= len(prompts):
+        return path
     tokenizer = load_tokenizer(config.model_name_or_path)
     sampler = PolicySampler(
         load_policy(config.model_name_or_path, device=device),
@@ -33,8 +42,9 @@ def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = si
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
     )
-    for start in range(len(done), len(prompts), PROMPTS_PER_BATCH):
-        part = range(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
+    together = max(1, min(PROMPTS_PER_BATCH, COMPLETIONS_PER_BATCH // config.num_generations))
+    for start in range(len(done), len(prompts), together):
+        part = range(start, min(start + together, len(prompts)))
         asked = [prompts[n] for n in part for _ in range(config.num_generations)]
         seeds = [
             stream(config.seed, "sample", n, k) for n in part for k in range(config.num_generations)

@@ -1,4 +1,4 @@
-"""Who scores in RL, made from its settings: reward model, functions and server, as one reward with a scale.
+"""Who scores, made from settings: reward model, functions and server, and in RL as one reward with a scale.
 
 Owns the order of the sources and where the scale of an uncalibrated one comes from. How they score is in `rewards`.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from crestline.data.code import load_function
 from crestline.models.calibration import Calibration
 from crestline.models.reward import load_reward_model
 from crestline.models.sampler import PolicySampler
+from crestline.rewards.configs import RewardSources
 from crestline.rewards.functions import FunctionReward, QueryReward
 from crestline.rewards.remote import RemoteReward
 from crestline.rewards.sources import LearnedReward, Reward, Source, calibration_of
@@ -26,7 +27,17 @@ CALIBRATION_FILE = "calibration.json"
 """In the run folder: the scale that the reference's own completions gave, where no reward model brings one."""
 
 
-def sources_of(config: RlConfig, tokenizer: Any, device: str) -> list[Source]:
+class SaysWhoScores(Protocol):
+    """Settings that name a reward model, other sources, or both."""
+
+    @property
+    def reward_model_name_or_path(self) -> str: ...
+
+    @property
+    def reward_sources(self) -> RewardSources: ...
+
+
+def sources_of(config: SaysWhoScores, tokenizer: Any, device: str) -> list[Source]:
     """Everyone who scores, in the order of reward_weights. Raises BadInput for whom there is not, or for nobody."""
     given, found = config.reward_sources, list[Source]()
     if name := config.reward_model_name_or_path:
@@ -49,7 +60,7 @@ def sources_of(config: RlConfig, tokenizer: Any, device: str) -> list[Source]:
     return found
 
 
-def weights_of(config: RlConfig, count: int) -> list[float]:
+def weights_of(config: SaysWhoScores, count: int) -> list[float]:
     """A weight for each source. Raises BadInput if there are not as many."""
     weights = config.reward_sources.weights
     if weights and len(weights) != count:
