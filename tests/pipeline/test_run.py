@@ -15,6 +15,7 @@ from crestline.pipeline.crest import crest
 from crestline.pipeline.presets import SMOKE
 from crestline.pipeline.rank import rank
 from crestline.pipeline.run import run
+from crestline.pipeline.sample import sample
 from crestline.pipeline.screen import Silent
 from crestline.types import BadInput
 from crestline.worlds.pelican import PelicanWorld
@@ -116,6 +117,27 @@ def test_rankings_of_other_samples_are_not_mixed(smoke: Path, tmp_path: Path) ->
     with pytest.raises(BadInput, match="other samples"):
         rank(RankConfig(dataset_name=other, people="pelican", output_file=str(target)))
     assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [1, 40, 4000])
+def test_rankings_torn_by_a_kill_are_asked_again(smoke: Path, tmp_path: Path, cut: int) -> None:
+    whole = (smoke / "rankings.jsonl").read_bytes()
+    target = tmp_path / "rankings.jsonl"
+    target.write_bytes(whole[:-cut])
+    flips = SMOKE.world.flip_probability
+    settings = RankConfig(people="pelican", output_file=str(target), flip_probability=flips)
+    rank(replace(settings, dataset_name=str(smoke / "samples.jsonl")))
+    assert target.read_bytes() == whole
+
+
+@pytest.mark.parametrize("cut", [1, 40, 4000])
+def test_samples_torn_by_a_kill_are_sampled_again(smoke: Path, tmp_path: Path, cut: int) -> None:
+    whole = (smoke / "samples.jsonl").read_bytes()
+    target = tmp_path / "samples.jsonl"
+    target.write_bytes(whole[:-cut])
+    names = {"model_name_or_path": smoke / "sft/model", "dataset_name": smoke / "data/prompts.jsonl"}
+    sample(replace(SMOKE.sample, **{k: str(v) for k, v in names.items()}, output_file=str(target)))
+    assert target.read_bytes() == whole
 
 
 def own_material(tmp_path: Path, **given: str) -> RunConfig:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from crestline.runs import (
     append_jsonl,
+    mend_jsonl,
     new_folder,
     read_json,
     read_jsonl,
@@ -110,6 +111,20 @@ def test_a_torn_last_line_is_passed_over_and_mended(
     assert found in (rows[:left], rows[: left + 1])
     append_jsonl(path, [{"new": 1}])
     assert read_jsonl(path) == [*found, {"new": 1}]
+
+
+@in_a_file
+@given(rows=st.lists(ROW, min_size=1, max_size=4), cut=st.integers(0, 60))
+def test_mending_leaves_whole_rows_as_they_were(tmp_path: Path, rows: list[Any], cut: int) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl_atomic(path, rows)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - cut])
+    found = read_jsonl(path)
+    mend_jsonl(path)
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[: len(found)])
+    mend_jsonl(tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_a_zeroed_end_is_torn_too(tmp_path: Path) -> None:

@@ -101,6 +101,17 @@ def test_a_start_killed_before_its_config(tmp_path: Path) -> None:
     assert names(tmp_path) == {".lock", "config.yaml"}
 
 
+@pytest.mark.parametrize("place", ["", "data", "completions", "evaluations"])
+def test_what_a_killed_writer_left_is_gone_when_it_goes_on(tmp_path: Path, place: str) -> None:
+    opened(tmp_path, CONFIG)
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / ".tmp-train.jsonl-0").write_text("half")
+    (tmp_path / place / "train.jsonl").write_text("whole")
+    assert opened(tmp_path, CONFIG) is True
+    assert not list(tmp_path.rglob(".tmp-*"))
+    assert (tmp_path / place / "train.jsonl").exists()
+
+
 def test_a_kill_at_any_line_leaves_a_folder_that_resumes(
     killed_at_every_line: Callable[..., int],
 ) -> None:

@@ -121,6 +121,24 @@ def test_optimiser_state_on_disk_gives_the_same_next_steps(
     assert same(again.state(), learner.state())
 
 
+def test_weights_that_no_gradient_reaches_have_no_state_to_go_on_from(tiny_model) -> None:
+    """As the experts that were never asked, or a pooler that nothing reads."""
+    learners = []
+    for seed in (0, 9):
+        model = tiny_model(8, seed)
+        model.unread = torch.nn.Linear(2, 2)
+        learners.append(Learner(model, FLOAT32, 10))
+    learner, again = learners
+    learner.update(batch(1), imitation_loss, 1)
+    assert not any("unread" in name for name in learner.state())
+    again.model.load_state_dict(weights(learner))
+    again.load(copy.deepcopy(learner.state()))
+    expected = learner.update(batch(2), imitation_loss, 2)
+    assert again.update(batch(2), imitation_loss, 2) == expected
+    assert same(weights(again), weights(learner))
+    assert same(again.state(), learner.state())
+
+
 def test_gradients_are_clipped_and_their_norm_told(tiny_model) -> None:
     free = Learner(tiny_model(8), Optimization(dtype="float32", max_grad_norm=1e9), 10)
     held = Learner(tiny_model(8), Optimization(dtype="float32", max_grad_norm=0.01), 10)

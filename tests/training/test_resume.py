@@ -207,7 +207,7 @@ def test_killed_before_the_last_checkpoint_replaced_the_one_before(task, whole, 
     config, aside = settings("sft", task), tmp_path / "aside"
 
     def progress(update: int, num_updates: int, metrics: Mapping[str, float]) -> None:
-        if update == 6:
+        if update == 7:
             shutil.copytree(tmp_path / "run" / "checkpoint-6", aside)
         if update == 8:
             raise Killed

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.load import load_policy, load_tokenizer, save_model
 from crestline.models.reward import load_reward_model
 from crestline.models.sampler import PolicySampler
 from crestline.rewards.configs import RewardSources, Shaping
@@ -174,8 +175,9 @@ def test_what_the_source_keeps_resumes_to_the_same_bits(task, material, stop, tm
 
     with pytest.raises(KeyboardInterrupt):
         rl(config, progress=progress)
-    state = read_json(material / f"run/checkpoint-{stop // 2 * 2}/trainer.json")["source"]
-    assert state["beta"] != 0.1 and state["shaper.count"] == 16 * (stop // 2 * 2)
+    before = (stop - 1) // 2 * 2
+    state = read_json(material / f"run/checkpoint-{before}/trainer.json")["source"]
+    assert state["beta"] != 0.1 and state["shaper.count"] == 16 * before
     rl(config)
     for name in ("model/model.safetensors", "checkpoint-6/state.safetensors"):
         found, expected = (load_file(material / side / name) for side in ("run", "whole"))
@@ -193,6 +195,46 @@ def test_what_the_source_keeps_resumes_to_the_same_bits(task, material, stop, tm
         read_json(material / side / "checkpoint-6/trainer.json") for side in ("run", "whole")
     ]
     assert trainers[0] == trainers[1]
+
+
+@pytest.mark.parametrize("name", ["length_penalty", "missing_eos_penalty", "reward_clip_range"])
+def test_penalties_are_not_presents(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, got -0.1"):
+        Shaping(**{name: -0.1})
+
+
+@pytest.mark.parametrize(("sampler", "other"), [("ours", "transformers"), ("transformers", "ours")])
+def test_the_sampler_that_is_named_samples(
+    task: Path, material: Path, sampler: Any, other: str
+) -> None:
+    """To the last bit of the log-probabilities, which tells it from the other one."""
+    given = RewardSources(reward_funcs=f"{material}/functions.py:length")
+    rl(settings(task, material, reward_sources=given, num_updates=1, sampler=sampler))
+    rows = columns_of(material, 1)
+    prompts = [json.loads(prompt) for prompt in rows["prompt"]]
+    seeds = [stream(0, "sample", 1, n) for n in range(len(prompts))]
+    policy, tokenizer = load_policy(task / "base"), load_tokenizer(task / "base")
+    found = {}
+    for name in (sampler, other):
+        engine = PolicySampler(policy, tokenizer, max_completion_length=6, engine=name)
+        found[name] = [sum(answer.logprobs) for answer in engine.sample(prompts, seeds)]
+    assert rows["logprob"].tolist() == found[sampler] != found[other]
+
+
+def test_ours_is_refused_for_a_model_that_it_does_not_compute(task: Path, material: Path) -> None:
+    tokenizer = load_tokenizer(task / "base")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GPTNeoXConfig(vocab_size=len(tokenizer), intermediate_size=24, **sizes)
+    save_model(GPTNeoXForCausalLM(config), tokenizer, material / "neox")
+    changed = {
+        "model_name_or_path": str(material / "neox"),
+        "reward_sources": RewardSources(reward_funcs=f"{material}/functions.py:length"),
+        "num_updates": 1,
+    }
+    with pytest.raises(BadInput, match="--sampler ours does not decode this GPTNeoXForCausalLM"):
+        rl(settings(task, material, sampler="ours", **changed))
+    assert not (material / "run").exists()
+    assert (rl(settings(task, material, **changed)) / "model").is_dir()
 
 
 def test_a_function_that_fails_pauses_and_the_run_goes_on(task, material, monkeypatch) -> None:

@@ -1,7 +1,9 @@
 """Metrics told to others: event files that TensorBoard reads back, and one line where a package is missing."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -48,15 +50,38 @@ def test_tensorboard_shows_every_metric_of_every_update(task: Path, tmp_path: Pa
         assert [value for _, value in points] == pytest.approx(values, rel=1e-5)
 
 
-def test_updates_that_are_done_again_are_shown_once(task: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [2, 3, 5, 8])
+def test_updates_that_are_done_again_are_shown_once(stop: int, task, tmp_path: Path) -> None:
     config = settings(task, tmp_path, "tensorboard")
 
     def killed(update: int, num_updates: int, metrics: Any) -> None:
-        if update == 5:
+        if update == stop:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         sft(config, progress=killed)
+    sft(config)
+    assert [step for step, _ in events(tmp_path / "run")["loss"]] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_kill_right_after_a_checkpoint_loses_no_update(number: int, task, tmp_path) -> None:
+    config = settings(task, tmp_path, "tensorboard")
+    left = number
+
+    def kill(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal left
+        if event == "return" and frame.f_code.co_name == "save_checkpoint":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+    sys.setprofile(kill)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sft(config)
+    finally:
+        sys.setprofile(None)
     sft(config)
     assert [step for step, _ in events(tmp_path / "run")["loss"]] == list(range(1, 9))
 

@@ -156,6 +156,7 @@ def write_adapter(model: Any, folder: Path, tensors: dict[str, Tensor] | None = 
     config.inference_mode = True
     # peft adds names that it expects heads to have, again and again
     config.modules_to_save = sorted(set(config.modules_to_save or ())) or None
+    config.target_modules = sorted(config.target_modules)  # a set: its order is the process's own
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors or adapter_tensors(model), folder / ADAPTER_WEIGHTS)
     config.save_pretrained(str(folder))

@@ -25,7 +25,7 @@ from crestline.pipeline.who import people_of
 from crestline.report.card import facts_of, write_card
 from crestline.rewards.standin import StandIn
 from crestline.runs.checkpoints import checkpoint_path, new_folder
-from crestline.runs.files import append_jsonl, read_jsonl, write_json, writing
+from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl, write_json, writing
 from crestline.runs.folder import RunFolder
 from crestline.runs.tables import read_table
 from crestline.training.configs import required
@@ -136,6 +136,7 @@ def ask_and_decide(
             Observation(update=row["update"], distance=row["distance"], proxy=row["proxy"])
         )
     answers = run_dir / "answers.jsonl"
+    mend_jsonl(answers)
     num_asked = 0
     answered_by: str = people.answered_by if people else "nobody"
     for row in read_jsonl(answers, missing_ok=True):

@@ -10,7 +10,7 @@ from crestline.data.rankings import rankings_as_rows, read_rankings
 from crestline.pipeline.configs import RankConfig
 from crestline.pipeline.screen import Progress, silent
 from crestline.pipeline.who import people_of
-from crestline.runs.files import append_jsonl, read_jsonl
+from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
 from crestline.training.configs import required
 from crestline.types import BadInput, People, PromptText, Ranking
 
@@ -40,6 +40,7 @@ def check_done(
     path: Path, samples: Sequence[tuple[PromptText, Sequence[str]]], people: People
 ) -> int:
     """How many rankings the file holds. Raises BadInput if they are not of these samples by these people."""
+    mend_jsonl(path)
     if not read_jsonl(path, missing_ok=True):
         return 0
     done = read_rankings(str(path), keep_all=True)

@@ -9,7 +9,7 @@ from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.sampler import PolicySampler
 from crestline.pipeline.configs import SampleConfig
 from crestline.pipeline.screen import Progress, silent
-from crestline.runs.files import append_jsonl, read_jsonl
+from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
 from crestline.training.configs import required
 from crestline.training.seeds import stream
 from crestline.types import BadInput
@@ -25,6 +25,7 @@ def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = si
     rows = read_prompts(config.dataset_name, split=config.dataset_train_split)
     prompts = [row.text for row in rows]
     path = Path(config.output_file)
+    mend_jsonl(path)
     done = read_jsonl(path, missing_ok=True)
     if any(row.get("prompt") != prompt for row, prompt in zip(done, prompts, strict=False)):
         raise BadInput(f"{path} holds samples of other prompts; choose another --output_file")

@@ -10,6 +10,7 @@ from crestline.runs.checkpoints import (
 )
 from crestline.runs.files import (
     append_jsonl,
+    mend_jsonl,
     read_json,
     read_jsonl,
     reading,
@@ -31,6 +32,7 @@ __all__ = [
     "clean_temporary",
     "latest_checkpoint",
     "list_checkpoints",
+    "mend_jsonl",
     "new_folder",
     "read_json",
     "read_jsonl",

@@ -106,8 +106,8 @@ class RunFolder:
                 write_atomic(self.config_path, _yaml(wanted))
                 with writing(self.path):
                     sync_folder(self.path.absolute().parent)
-            for folder in (self.path, self.path / "completions", self.path / "evaluations"):
-                clean_temporary(folder)
+            for name in ("", "data", "completions", "evaluations"):
+                clean_temporary(self.path / name)
         except BaseException:
             self.close()
             raise

@@ -38,7 +38,7 @@ TRAINER_FILES = ("optimizer.safetensors", "trainer.json", STATE_FILE)
 """What only training reads of a checkpoint."""
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called after every update with (update, number of updates, metrics)."""
+"""Called after every update with (update, number of updates, metrics), before its checkpoint: again if it is redone."""
 
 
 class Source(Protocol):
@@ -121,11 +121,11 @@ def fit(
         except Unhealthy as error:
             raise rolled_back(folder.path, error, watchdog) from None
         keep = hook.after_update(update, metrics) if hook else False
+        progress(update, learner.num_updates, metrics)
         last = update == learner.num_updates or (hook is not None and hook.is_done)
         if keep or last or update % learner.config.save_updates == 0:
             save_checkpoint(folder.path, learner, tokenizer, update, keep=keep, keepers=kept)
             forget_before(folder.path, good_checkpoint(folder.path, watchdog))
-        progress(update, learner.num_updates, metrics)
     forget_before(folder.path, max(list_checkpoints(folder.path), default=0))
 
 

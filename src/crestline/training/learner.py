@@ -133,12 +133,13 @@ class Learner:
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up `state()` of a learner of the same model."""
+        """Take up `state()` of a learner of the same model. What no gradient has reached yet has no state."""
         for name, parameter in self.named:
-            self.optimizer.state[parameter] = {
-                key: tensors[f"{key}.{name}"].to(parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            if f"step.{name}" in tensors:
+                self.optimizer.state[parameter] = {
+                    key: tensors[f"{key}.{name}"].to(parameter.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
 
 
 def recompute_activations(model: Any, *, dropout: bool) -> None:

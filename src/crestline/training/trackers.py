@@ -34,9 +34,7 @@ class TensorBoard:
     def __init__(self, folder: RunFolder, tracking: Tracking, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer: Any = SummaryWriter(
-            str(folder.path / "tensorboard"), purge_step=first if first > 1 else None
-        )
+        self.writer: Any = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first)
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
