@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ChatConfig,
         ConvertConfig,
         CrestConfig,
+        DoctorConfig,
         RankConfig,
         ReportConfig,
         RewardJoinConfig,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from crestline.pipeline.convert import convert
     from crestline.pipeline.crest import crest as find_crest
+    from crestline.pipeline.doctor import doctor
     from crestline.pipeline.rank import rank
     from crestline.pipeline.reward_eval import reward_eval
     from crestline.pipeline.reward_eval_configs import RewardEvalConfig
@@ -57,6 +59,7 @@ _HOMES = {
     "ChatConfig": "crestline.pipeline.configs",
     "ConvertConfig": "crestline.pipeline.configs",
     "CrestConfig": "crestline.pipeline.configs",
+    "DoctorConfig": "crestline.pipeline.configs",
     "DpoConfig": "crestline.training.dpo_configs",
     "Grpo": "crestline.training.rl_configs",
     "Kl": "crestline.training.rl_configs",
@@ -78,6 +81,7 @@ _HOMES = {
     "WatchConfig": "crestline.crest.configs",
     "best_of_n": "crestline.pipeline.best_of_n",
     "convert": "crestline.pipeline.convert",
+    "doctor": "crestline.pipeline.doctor",
     "dpo": "crestline.training.dpo",
     "find_crest": "crestline.pipeline.crest:crest",
     "pretrain": "crestline.training.pretrain",
@@ -99,6 +103,7 @@ __all__ = [
     "ChatConfig",
     "ConvertConfig",
     "CrestConfig",
+    "DoctorConfig",
     "DpoConfig",
     "Duel",
     "Grpo",
@@ -123,6 +128,7 @@ __all__ = [
     "WatchConfig",
     "best_of_n",
     "convert",
+    "doctor",
     "dpo",
     "find_crest",
     "pretrain",

@@ -144,6 +144,7 @@ DRY = {
     "report": "{m}/rl_run",
     "chat": "{m}/rl_run --checkpoint reference",
     "run": "--preset smoke --output_dir {o}",
+    "doctor": "",
 }
 
 

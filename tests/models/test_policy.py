@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -9,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from crestline.models.policy import (
     logits_before,
     logits_in_parts,
-    shared_lengths,
     token_logprobs,
     token_logprobs_and_best,
 )
+from crestline.models.tree import shared_beginning
 
 SIZES = {
     "vocab_size": 40,
@@ -81,7 +82,7 @@ def test_reading_shared_prompts_once_changes_nothing(model) -> None:
     chosen = torch.zeros_like(tokens, dtype=torch.bool)
     for row, first in enumerate((3, 3, 2, 2)):
         chosen[row, first : lengths[row]] = True
-    assert shared_lengths(rows, 2) == [3, 2]
+    assert [shared_beginning([np.array(r) for r in rows[n : n + 2]]) for n in (0, 2)] == [3, 2]
     found, gradients = [], []
     for group_size in (1, 2):
         model.zero_grad()

@@ -33,8 +33,9 @@ from transformers import (
 
 from crestline.models import packing
 from crestline.models.lora import with_adapters
-from crestline.models.packing import RankedTexts, packed, shared_beginning
+from crestline.models.packing import RankedTexts, packed
 from crestline.models.reward_forward import PLAIN, WAYS, Forward, choose_forward, plain_scores
+from crestline.models.tree import shared_beginning
 from crestline.training.configs import Lora
 
 PAD, VOCABULARY = 0, 60

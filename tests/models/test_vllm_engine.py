@@ -4,6 +4,7 @@ The stand-in accepts exactly the arguments that vLLM 0.33 has, serves nothing bu
 by transformers' forward pass.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from crestline.models.load import save_model
+from crestline.models.load import load_policy, save_model
 from crestline.models.lora import quiet_peft
 from crestline.models.sampling import open_sampler
 from crestline.models.vllm_engine import VllmSampler, plain_weights
+from crestline.rewards.configs import RewardSources, Shaping
+from crestline.runs.tables import read_table
+from crestline.training.configs import Lora, Optimization
+from crestline.training.rl import rl
+from crestline.training.rl_configs import Checkpointing, RlConfig
+from crestline.training.seeds import stream
 from crestline.types import BadInput
 
 PROMPTS = ["The cat", "a", "sat on the mat"] * 4
@@ -215,3 +222,44 @@ def test_the_others_are_opened_by_name(llama, tokenizer, sampler) -> None:
     )
     assert (built.temperature, built.max_completion_length) == (0.8, 8)
     assert len(built.sample(PROMPTS, range(12))) == 12
+
+
+@pytest.mark.usefixtures("vllm")
+@pytest.mark.parametrize("use_peft", [False, True])
+def test_rl_samples_by_vllm_and_its_reference_without(llama, tokenizer, tmp_path, use_peft) -> None:
+    """The flag's way through RL: new weights arrive after each update, and shaping's reference has its own sampler."""
+    save_model(llama, tokenizer, tmp_path / "policy")
+    rows = [json.dumps({"prompt": f"The cat number {n}"}) for n in range(10)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows))
+    (tmp_path / "rewards.py").write_text(
+        "def length(prompts, completions):\n    return [float(len(c)) for c in completions]\n"
+    )
+    config = RlConfig(
+        model_name_or_path=str(tmp_path / "policy"),
+        dataset_name=str(tmp_path / "prompts.jsonl"),
+        output_dir=str(tmp_path / "run"),
+        reward_sources=RewardSources(reward_funcs=f"{tmp_path}/rewards.py:length"),
+        shaping=Shaping(reward_shaping="par", num_reference_completions=2),
+        sampler="vllm",
+        lora=Lora(use_peft=use_peft, lora_r=2),
+        num_updates=2,
+        num_prompts=2,
+        num_generations=2,
+        max_completion_length=5,
+        checkpoints=Checkpointing(num_eval_prompts=2),
+        optimization=Optimization(learning_rate=1e-2, dtype="float32", warmup_ratio=0.0),
+    )
+    run = rl(config)
+    trained = load_policy(run / "model").eval()
+    written = read_table(run / "evaluations" / "evaluation_00002.parquet")
+    seeds = [stream(0, "evaluate", n) for n in range(2)]
+    sampler = VllmSampler(trained, tokenizer, max_completion_length=5)
+    expected = sampler.sample(written["prompt"], seeds)
+    assert written["completion"] == [completion.text for completion in expected]
+
+
+def test_a_vllm_that_does_not_import_is_one_line(llama, tokenizer, tmp_path, monkeypatch) -> None:
+    (tmp_path / "vllm.py").write_text("raise ImportError('libcudart.so.13: cannot open')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BadInput, match=r"vLLM does not import: libcudart\.so\.13"):
+        open_sampler(llama, tokenizer, sampler="vllm", max_completion_length=8)

@@ -7,6 +7,8 @@ the verb that was asked for pays.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from crestline.pipeline.configs import (
     ChatConfig,
     ConvertConfig,
     CrestConfig,
+    DoctorConfig,
     RankConfig,
     ReportConfig,
     RunConfig,
@@ -172,6 +175,28 @@ def reward_serve(config: RewardServeConfig, machine: Machine) -> None:
     from crestline.serve.server import reward_serve
 
     reward_serve(config, device=machine.device)
+
+
+def doctor(config: DoctorConfig, machine: Machine, settings: Any) -> None:
+    """Say what there is to say of this machine, a line each. Raises BadInput where something is broken."""
+    from crestline.pipeline.packages import Finding, packages
+
+    def said(findings: Iterator[Finding]) -> list[str]:
+        broken = []
+        for found in findings:
+            print(found, flush=True)
+            broken += [found.name] if found.state == "broken" else []
+        return broken
+
+    broken = said(packages())
+    if not broken:  # what follows needs torch
+        if machine.num_threads:
+            use(replace(machine, device="cpu"))
+        from crestline.pipeline.doctor import look_at
+
+        broken = said(look_at(config, device=machine.device, settings=settings))
+    if broken:
+        raise BadInput(f"broken: {', '.join(broken)}; what to do stands in the lines above")
 
 
 def run(config: RunConfig, screen: ClosableScreen) -> None:

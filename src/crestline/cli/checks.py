@@ -13,12 +13,15 @@ from typing import Any
 from crestline.data.code import load_function
 from crestline.data.formats import read_demonstrations, read_prompts, read_samples, read_texts
 from crestline.data.rankings import read_rankings
+from crestline.models.optional import require_vllm
+from crestline.models.size import OWN_PASS, size_of
 from crestline.pipeline.best_of_n_files import Files, check_given, given_prompts
 from crestline.pipeline.configs import (
     BestOfNConfig,
     ChatConfig,
     ConvertConfig,
     CrestConfig,
+    DoctorConfig,
     RankConfig,
     ReportConfig,
     RewardJoinConfig,
@@ -34,7 +37,7 @@ from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
 from crestline.serve.address import listen, url
 from crestline.serve.configs import RewardServeConfig
-from crestline.training.configs import PretrainConfig, SftConfig
+from crestline.training.configs import PretrainConfig, SamplerName, SftConfig
 from crestline.training.dpo_configs import DpoConfig
 from crestline.training.health import may_change
 from crestline.training.reward_configs import RewardConfig
@@ -42,6 +45,8 @@ from crestline.training.rl_configs import RlConfig
 from crestline.training.trackers import require_trackers
 from crestline.types import BadInput
 
+ESTIMATED = ("pretrain", "sft", "reward", "rl", "run")
+"""Verbs whose memory is estimated before they work."""
 LARGEST_READ = 30_000_000
 """Bytes of a data set that is read beforehand; larger ones are read once, by the verb."""
 
@@ -64,6 +69,7 @@ def sample_input(config: SampleConfig) -> list[str]:
     return [
         data("dataset_name", config.dataset_name, read_prompts, config.dataset_train_split),
         model("model_name_or_path", config.model_name_or_path),
+        *sampler(config.sampler, config.model_name_or_path),
         appended("output_file", config.output_file),
     ]
 
@@ -139,6 +145,7 @@ def rl_input(config: RlConfig) -> list[str]:
     if config.eval_dataset_name:
         found.append(data("eval_dataset_name", config.eval_dataset_name, read_prompts, split))
     found.append(model("model_name_or_path", config.model_name_or_path))
+    found += sampler(config.sampler, config.model_name_or_path)
     return [*found, *scorers(config), folder(config, "rl")]
 
 
@@ -171,6 +178,7 @@ def best_of_n_input(config: BestOfNConfig) -> list[str]:
         split = config.dataset_train_split
         found = [data("dataset_name", config.dataset_name, read_prompts, split)]
         found.append(model("model_name_or_path", config.model_name_or_path))
+        found += sampler(config.sampler, config.model_name_or_path)
     found += scorers(config)
     if config.judge_is_function:
         load_function("judge", config.judge)
@@ -225,6 +233,8 @@ def run_input(config: RunConfig) -> list[str]:
             found.append(data(name, source, reader))
     if material.model_name_or_path:
         found.append(model("model_name_or_path", material.model_name_or_path))
+    for name in ("sample", "rl"):
+        sampler(getattr(config, name).sampler, material.model_name_or_path, f"{name}.sampler")
     who = people(material.people or config.world.name, config.world.flip_probability)
     if material.people:
         found.append(who)
@@ -234,6 +244,14 @@ def run_input(config: RunConfig) -> list[str]:
     ignore = [key for n in stages for key in may_change(Path(config.output_dir, n), f"{n}.")]
     is_there = RunFolder(config.output_dir).check(plain(config), what="run", ignore=ignore)
     return [*found, f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"]
+
+
+def doctor_input(config: DoctorConfig) -> list[str]:
+    if config.verb not in ("", *ESTIMATED):
+        raise BadInput(
+            f"--verb {config.verb}: memory is estimated for {', '.join(ESTIMATED)}; choose one of them"
+        )
+    return ["packages, arithmetic, memory, GPUs, disk and extras; nobody on the network is asked"]
 
 
 INPUTS: dict[str, Callable[[Any], list[str]]] = {
@@ -253,6 +271,7 @@ INPUTS: dict[str, Callable[[Any], list[str]]] = {
     "report": report_input,
     "chat": chat_input,
     "run": run_input,
+    "doctor": doctor_input,
 }
 """By verb: raises BadInput for what can be seen to be wrong, and says in a line each what was found."""
 
@@ -287,6 +306,20 @@ def model(flag: str, name: str) -> str:
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise BadInput(f"--{flag} {name} does not exist; give a model folder or a hub name")
     return f"{flag}: {name}, from the Hugging Face hub"
+
+
+def sampler(kind: SamplerName, model_name: str, flag: str = "sampler") -> list[str]:
+    """Looks whether the sampler that is named can serve; nothing to say where it is auto."""
+    if kind == "auto":
+        return []
+    if kind == "vllm":
+        require_vllm()
+    size = size_of(model_name)
+    if kind == "ours" and size is not None and size.kind not in (*OWN_PASS, "gpt2"):
+        raise BadInput(
+            f"--{flag} ours does not decode {size.kind or 'this kind of'} models; use --{flag} auto or transformers"
+        )
+    return [f"{flag}: {kind}"]
 
 
 def reward_model(flag: str, name: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 from crestline import __version__
 from crestline.cli.help import main_help, verb_help
 from crestline.cli.options import Option
-from crestline.cli.parsing import Given, assemble, parse_flags, parse_yaml
-from crestline.cli.verbs import VERBS, Control, Machine, RunControl, Verb
+from crestline.cli.parsing import Given, assemble, parse_flags, parse_yaml, verb_of
+from crestline.cli.verbs import VERBS, Control, DoctorControl, Machine, RunControl, Verb
 from crestline.runs.settings import nearest
 from crestline.training.configs import required
 from crestline.types import BadInput, Paused
@@ -105,22 +105,60 @@ class Command:
         if isinstance(control, RunControl) and control.resume:
             self.resume(control, flags)
             return
+        if isinstance(control, DoctorControl):
+            self.doctor(verb, control, flags, options)
+            return
         self.config, machine = settle(verb, control, flags, options)
         required(self.config, *verb.required)
         self.work(verb, control, machine)
 
     def work(self, verb: Verb, control: Control, machine: Machine) -> None:
         from crestline.cli.actions import act, check_device, plan_lines
-        from crestline.cli.checks import INPUTS
+        from crestline.cli.checks import ESTIMATED, INPUTS
 
-        check_device(getattr(self.config, "device", machine.device))
+        device = getattr(self.config, "device", machine.device)
+        check_device(device)
         found = INPUTS[verb.name](self.config)
+        if verb.name in ESTIMATED:
+            from crestline.pipeline.memory import memory_line
+
+            line, is_too_much = memory_line(self.config, device)
+            found.append(line)
+            if is_too_much and not control.dry_run:
+                print(f"crestline: warning: {line}", file=sys.stderr)
         if control.dry_run:
             plan = plan_lines(self.config) if verb.name == "run" else []
             print(f"crestline {verb.name} would do this: {verb.summary}")
             print("\n".join([*plan, *(f"  {line}" for line in found), "nothing was done"]))
             return
         act(verb.name, self.config, machine)
+
+    def doctor(
+        self,
+        verb: Verb,
+        control: DoctorControl,
+        flags: Mapping[str, Given],
+        options: Sequence[Option],
+    ) -> None:
+        """Look at the machine; the file that --config names holds another verb's settings."""
+        from crestline.cli.actions import check_device, doctor
+        from crestline.cli.checks import INPUTS
+
+        config, machine = settle(verb, Control(), flags, options)
+        check_device(machine.device)
+        found = INPUTS[verb.name](config)
+        settings = None
+        if control.config:
+            name = config.verb or verb_of(control.config) or "run"
+            INPUTS[verb.name](replace(config, verb=name))
+            asked = VERBS[name]
+            theirs = asked.options(asked.defaults())
+            settings, _ = settle(asked, asked.control(config=control.config), {}, theirs)
+            required(settings, *asked.required)
+        if control.dry_run:
+            print("\n".join([f"crestline doctor would look at {found[0]}", "nothing was done"]))
+            return
+        doctor(config, machine, settings)
 
     def resume(self, control: RunControl, flags: Mapping[str, Given]) -> None:
         """Go on with a run; its folder alone says how."""

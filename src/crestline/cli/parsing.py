@@ -119,6 +119,20 @@ def parse_yaml(file: str, options: Sequence[Option], verb: str) -> dict[str, Giv
     return given
 
 
+def verb_of(file: str) -> str:
+    """The verb that a settings file says it is for, as config.yaml of a stage does; empty where it does not.
+
+    Raises: BadInput if it is no file that can be read, naming it.
+    """
+    with reading(file):
+        data = Path(file).read_bytes()
+    try:
+        found = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError):
+        return ""  # told with its line where the settings are read
+    return str(found.get("verb", "")) if isinstance(found, dict) else ""
+
+
 def _groups(options: Sequence[Option]) -> set[tuple[str, ...]]:
     """The keys that may hold settings rather than a value."""
     names = [tuple(option.flag.split(".")) for option in options] + [o.path for o in options]

@@ -63,6 +63,14 @@ class RunControl(Control):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorControl(Control):
+    """The command: what it does with the settings."""
+
+    config: str = ""
+    """Settings of another verb (a YAML file, or config.yaml of a run): also says how much memory they need."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verb:
     """One word behind `crestline`.
 
@@ -292,6 +300,17 @@ _VERBS = (
             "crestline run --preset demo --output_dir runs/demo",
             "crestline run --model_name_or_path my_model --prompts prompts.jsonl "
             "--people judge.py:rank --rl.num_updates 300 --output_dir runs/mine",
+        ),
+    ),
+    Verb(
+        name="doctor",
+        summary="look at this machine: what is installed, how fast it is, how much memory is free",
+        settings=f"{_PIPELINE}:DoctorConfig",
+        positional="verb",
+        control=DoctorControl,
+        examples=(
+            "crestline doctor rl --config rl.yaml",
+            "crestline doctor --device cuda",
         ),
     ),
 )

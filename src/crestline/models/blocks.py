@@ -26,28 +26,34 @@ def projected(x_SC: Tensor, projections: Sequence[Projection]) -> Tensor:
             p.weight.new_zeros(p.weight.shape[0]) if p.bias is None else p.bias for p in projections
         ]
         bias = torch.cat(parts).to(x_SC.dtype)
-    out = F.linear(x_SC, weight, bias)
-    if not any(p.adapters for p in projections):
-        return out
-    return out + torch.cat([_low_rank(x_SC, p) for p in projections], -1)
+    return _adapted(F.linear(x_SC, weight, bias), x_SC, projections)
 
 
 def added(x_SC: Tensor, inner: Tensor, projection: Projection) -> Tensor:
     """The residual stream plus the map of something."""
     if projection.bias is not None:
         x_SC = x_SC + projection.bias.to(x_SC.dtype)
-    if projection.adapters:
-        x_SC = x_SC + _low_rank(inner, projection)
-    return torch.addmm(x_SC, inner, projection.weight.to(x_SC.dtype).t())
+    out = torch.addmm(x_SC, inner, projection.weight.to(x_SC.dtype).t())
+    return _adapted(out, inner, (projection,))
 
 
-def _low_rank(x_SC: Tensor, projection: Projection) -> Tensor:
-    """What the adapters add. Not by way of the merged weight, whose gradient would cost as much as full training."""
-    total = x_SC.new_zeros(len(x_SC), projection.weight.shape[0])
-    for adapter in projection.adapters:
-        inner = F.linear(x_SC, adapter.down.to(x_SC.dtype))
-        total = total + F.linear(inner, adapter.up.to(x_SC.dtype)) * adapter.scaling
-    return total
+def _adapted(out: Tensor, x_SC: Tensor, projections: Sequence[Projection]) -> Tensor:
+    """The outputs of maps of x, with what their adapters add: two thin products for all of them.
+
+    Not by way of the merged weight, whose gradient would cost as much as full training.
+    """
+    if not any(p.adapters for p in projections):
+        return out
+    downs = [adapter.down for p in projections for adapter in p.adapters]
+    inner = F.linear(x_SC, torch.cat(downs).to(x_SC.dtype))
+    ups = [
+        torch.cat([adapter.up * adapter.scaling for adapter in p.adapters], 1)
+        if p.adapters
+        else p.weight.new_zeros(len(p.weight), 0)
+        for p in projections
+    ]
+    up: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+    return torch.addmm(out, inner, up.to(x_SC.dtype).t())
 
 
 def recomputes(model: Any) -> bool:

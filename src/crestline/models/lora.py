@@ -129,19 +129,6 @@ def merged(model: Any) -> Any:
     return plain
 
 
-@torch.no_grad()
-def merge_into(plain: Any, model: Any) -> None:
-    """Bring a copy that `merged` made up to date: only what adapters change is computed and copied."""
-    inner = model.get_base_model()
-    for name, module in inner.named_modules():
-        if hasattr(module, "get_delta_weight"):
-            weight = module.base_layer.weight
-            plain.get_submodule(name).weight.copy_(weight + module.get_delta_weight("default"))
-        elif hasattr(module, "modules_to_save"):
-            trained = module.modules_to_save["default"]
-            plain.get_submodule(name).load_state_dict(trained.state_dict())
-
-
 def adapter_tensors(model: Any) -> dict[str, Tensor]:
     """Everything that training changes, under the names that an adapter folder has."""
     from peft import get_peft_model_state_dict

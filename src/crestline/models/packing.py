@@ -13,10 +13,10 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Ids = NDArray[np.int64]
+from crestline.models.tree import Ids, shared_beginning
+
 Device = torch.device | str
 
 CELLS_OF_A_CALL = {"cpu": 1 << 10, "cuda": 1 << 18}
@@ -71,21 +71,6 @@ class RankedTexts:
             tuple(map(len, rankings)),
             tuple(map(shared_beginning, rankings)),
         )
-
-
-def shared_beginning(texts: Sequence[Ids]) -> int:
-    """First tokens that all texts have in common, such that each has one of its own; 0 for a single text.
-
-    >>> shared_beginning([np.array([5, 6, 7]), np.array([5, 6, 8])])
-    2
-    """
-    if len(texts) == 1:
-        return 0
-    most = min(map(len, texts)) - 1
-    for other in texts[1:]:
-        differs = np.flatnonzero(texts[0][:most] != other[:most])
-        most = int(differs[0]) if len(differs) else most
-    return most
 
 
 @dataclass(frozen=True)

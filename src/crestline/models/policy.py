@@ -19,7 +19,7 @@ from crestline.models.blocks import recomputes
 from crestline.models.llama_family import LlamaFamily, family_of
 from crestline.models.llama_train import fits_window, tree_hidden
 from crestline.models.logprobs import logprobs_and_best_of, logprobs_of, slices
-from crestline.models.tree import Tree, tree_of
+from crestline.models.tree import Tree, shared_beginning, tree_of
 
 SHAPED_AFTER_THE_OUTPUT_LAYER = (
     "final_logit_softcapping",
@@ -111,29 +111,16 @@ def hidden_before(
         rows = [
             ids[:length] for ids, length in zip(tokens_NT.tolist(), lengths_N.tolist(), strict=True)
         ]
-        shared = shared_lengths(rows, group_size)
+        ids_NT = tokens_NT.cpu().numpy()
+        texts = [ids[: len(row)] for ids, row in zip(ids_NT, rows, strict=True)]
+        starts = range(0, len(rows), group_size)
+        shared = [shared_beginning(texts[start : start + group_size]) for start in starts]
         tree = _tree(rows, shared, group_size).to(tokens_NT.device)
         if fits_window(family, tree):
             before_S = _places_before(tree, shared, chosen_NT, group_size)
             return _without_autocast(family, tree, model).index_select(0, before_S)
     hidden = _trunk(model)(**_inputs(tokens_NT, lengths_N), use_cache=False).last_hidden_state
     found: Tensor = hidden[chosen_NT[:, 1:]]
-    return found
-
-
-def shared_lengths(rows: Sequence[Sequence[int]], group_size: int) -> list[int]:
-    """How many first tokens the rows of each group share; 0 for groups of one.
-
-    >>> shared_lengths([[1, 2, 3], [1, 2, 4]], 2)
-    [2]
-    """
-    found = []
-    for start in range(0, len(rows), group_size):
-        group = rows[start : start + group_size]
-        length = 0 if group_size == 1 else min(map(len, group))
-        while length and any(row[:length] != group[0][:length] for row in group):
-            length = next(i for i in range(length) if len({row[i] for row in group}) > 1)
-        found.append(length)
     return found
 
 

@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,21 @@ class Tree:
 def _moved(rows: Rows, device: torch.device | str) -> Rows:
     tensors = {f.name: getattr(rows, f.name).to(device) for f in fields(rows) if f.name != "start"}
     return replace(rows, **tensors)
+
+
+def shared_beginning(texts: Sequence[Ids]) -> int:
+    """First tokens that all texts have in common, such that each has one of its own; 0 for a single text.
+
+    >>> shared_beginning([np.array([5, 6, 7]), np.array([5, 6, 8])])
+    2
+    """
+    if len(texts) == 1:
+        return 0
+    most = min(map(len, texts)) - 1
+    for other in texts[1:]:
+        differs = np.flatnonzero(texts[0][:most] != other[:most])
+        most = int(differs[0]) if len(differs) else most
+    return most
 
 
 def tree_of(

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from crestline.models.optional import require_vllm
 from crestline.models.projection import projection_of, without_saving_wrapper
 from crestline.models.sampler import check_room, context_of, encode_prompts, end_token_ids
 from crestline.types import BadInput, Completion, PromptText
@@ -100,12 +101,13 @@ class VllmSampler:
 
 def vllm_module() -> Any:
     """vLLM, told to stay in this process, so that weights are handed over without copies between processes."""
+    require_vllm()
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     try:
         import vllm
-    except ImportError:
+    except ImportError as error:  # it is there, and built for another torch or CUDA
         raise BadInput(
-            "--sampler vllm needs vLLM, which is not installed: pip install 'crestline[vllm]', or --sampler auto"
+            f"--sampler vllm: vLLM does not import: {error}; mend it, or use --sampler auto"
         ) from None
     return vllm
 

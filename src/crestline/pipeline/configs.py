@@ -9,7 +9,13 @@ from typing import Literal
 from crestline.crest.configs import WatchConfig
 from crestline.data.writers import Format
 from crestline.rewards.configs import RewardSources
-from crestline.training.configs import PretrainConfig, SftConfig, at_least, positive
+from crestline.training.configs import (
+    PretrainConfig,
+    SamplerName,
+    SftConfig,
+    at_least,
+    positive,
+)
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
 
@@ -32,6 +38,9 @@ class SampleConfig:
     """Tokens that a completion may have."""
     temperature: float = 1.0
     """Sampling temperature."""
+    sampler: SamplerName = "auto"
+    """Who samples. ours: the Llama family and GPT-2; transformers: any model; vllm: on GPUs, an extra package; auto:
+    ours where it computes the model exactly, else transformers."""
     seed: int = 0
     """Decides every random choice."""
 
@@ -160,6 +169,8 @@ class BestOfNConfig:
     """Tokens that a completion may have."""
     temperature: float = 1.0
     """Sampling temperature."""
+    sampler: SamplerName = "auto"
+    """Who samples, as in `crestline sample`: ours, transformers, vllm, or auto."""
     seed: int = 0
     """Decides every random choice."""
     reward_sources: RewardSources = field(default_factory=RewardSources)
@@ -185,6 +196,16 @@ class ReportConfig:
     """Folder of `crestline rl` or `crestline run`."""
     output_file: str = ""
     """Where the report goes; the run's report.html if empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Look at this machine: versions, arithmetic, memory, extras, disk."""
+
+    verb: str = ""
+    """Whose settings --config holds: pretrain, sft, reward, rl or run. Empty: what the file says, else run."""
+    folder: str = "."
+    """Where runs will be written: how much room its disk has."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crestline.data.formats import read_prompts, samples_as_rows
 from crestline.models.load import load_policy, load_tokenizer
-from crestline.models.sampler import PolicySampler
+from crestline.models.sampling import open_sampler
 from crestline.pipeline.configs import SampleConfig
 from crestline.pipeline.screen import Progress, silent
 from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
@@ -37,9 +37,10 @@ def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = si
     if len(done) >= len(prompts):
         return path
     tokenizer = load_tokenizer(config.model_name_or_path)
-    sampler = PolicySampler(
+    sampler = open_sampler(
         load_policy(config.model_name_or_path, device=device),
         tokenizer,
+        sampler=config.sampler,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
     )

@@ -69,5 +69,6 @@ class Shaping:
             raise ValueError(
                 f"num_reference_completions must be at least 1, got {self.num_reference_completions}"
             )
-        if self.reward_clip_range < 0:
-            raise ValueError(f"reward_clip_range must be at least 0, got {self.reward_clip_range}")
+        for name in ("reward_clip_range", "length_penalty", "missing_eos_penalty"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

@@ -57,11 +57,6 @@ class RunFolder:
         """One JSON object per kept checkpoint."""
         return self.path / "checkpoints.jsonl"
 
-    @property
-    def model_path(self) -> Path:
-        """The finished model, a Hugging Face folder."""
-        return self.path / "model"
-
     def completions_path(self, update: int) -> Path:
         """What update `update` trained on."""
         return self.path / "completions" / f"completions_{update:05d}.parquet"

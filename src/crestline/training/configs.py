@@ -10,6 +10,9 @@ from typing import Literal
 
 from crestline.types import BadInput
 
+SamplerName = Literal["auto", "ours", "transformers", "vllm"]
+"""Who samples from a policy; `models/sampling.py` opens it."""
+
 TOKENS_TOGETHER = {"cpu": 2048, "cuda": 32768}
 """Tokens that go through a model together, at most, by kind of device: more leave a CPU's cache and gain nothing."""
 
@@ -17,6 +20,15 @@ TOKENS_TOGETHER = {"cpu": 2048, "cuda": 32768}
 def tokens_together(device_type: str) -> int:
     """Tokens of a part of an update, at most, unless one row or ranking has more."""
     return TOKENS_TOGETHER.get(device_type, TOKENS_TOGETHER["cpu"])
+
+
+def rows_together(size: int, width: int, device_type: str) -> int:
+    """How many rows of so many tokens a part has: at most `size`, at least one, and `tokens_together`.
+
+    >>> rows_together(128, 64, "cpu"), rows_together(16, 64, "cpu"), rows_together(16, 9999, "cpu")
+    (32, 16, 1)
+    """
+    return max(1, min(size, tokens_together(device_type) // width))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +46,8 @@ class Optimization:
     max_grad_norm: float = 1.0
     """Gradients are scaled down to at most this norm."""
     micro_batch_size: int = 128
-    """Sequences that go through the model together; changes memory, not the result."""
+    """Sequences that go through the model together, at most; long ones go in smaller parts. It changes memory, not the
+    result."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the learner; weights stay float32. auto: bfloat16 where the processor multiplies it natively."""
     gradient_checkpointing: bool = False

@@ -18,10 +18,9 @@ from torch import Tensor
 from crestline.formulas.kl import entropy, kl_exact
 from crestline.models.policy import logits_in_parts
 from crestline.models.reference import Reference
-from crestline.models.sampler import PolicySampler
 from crestline.rewards.sources import Reward
 from crestline.training.batches import padded, row_slices
-from crestline.types import Completion, Prompt
+from crestline.types import Completion, Prompt, Sampler
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Evaluation:
 def evaluate(
     policy: Any,
     reference: Reference,
-    sampler: PolicySampler,
+    sampler: Sampler,
     reward: Reward,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from crestline.data.code import load_function
 from crestline.models.calibration import Calibration
 from crestline.models.reward import load_reward_model
-from crestline.models.sampler import PolicySampler
 from crestline.rewards.configs import RewardSources
 from crestline.rewards.functions import FunctionReward, QueryReward
 from crestline.rewards.remote import RemoteReward
@@ -21,7 +20,7 @@ from crestline.runs.files import read_json, write_json
 from crestline.runs.folder import RunFolder
 from crestline.training.rl_configs import RlConfig
 from crestline.training.seeds import stream
-from crestline.types import BadInput, Prompt
+from crestline.types import BadInput, Prompt, Sampler
 
 CALIBRATION_FILE = "calibration.json"
 """In the run folder: the scale that the reference's own completions gave, where no reward model brings one."""
@@ -74,7 +73,7 @@ def reward_of(
     device: str,
     *,
     folder: RunFolder,
-    reference: PolicySampler,
+    reference: Sampler,
     prompts: Sequence[Prompt],
 ) -> Reward:
     """The reward of the run. A reward model alone has its own scale; else it is that of the reference's completions.

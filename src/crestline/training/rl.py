@@ -17,7 +17,7 @@ from crestline.models.critic import Critic, new_critic
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.lora import with_adapters
 from crestline.models.reference import Reference
-from crestline.models.sampler import PolicySampler
+from crestline.models.sampling import open_sampler
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
 from crestline.training.configs import required
@@ -32,7 +32,7 @@ from crestline.training.rollouts import Cast, RlSource, prompt_column
 from crestline.training.seeds import stream
 from crestline.training.surrogate import Surrogate
 from crestline.training.trackers import mirrored
-from crestline.types import BadInput, Prompt
+from crestline.types import BadInput, Prompt, Sampler
 
 
 def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
@@ -87,21 +87,24 @@ def gathered(
     else:
         reference = Reference(load_policy(config.model_name_or_path, device=device).eval())
 
-    def sampler_of(model: Any) -> PolicySampler:
-        return PolicySampler(
+    def sampler_of(model: Any, kind: str) -> Sampler:
+        return open_sampler(
             model,
             tokenizer,
+            sampler=kind,
             max_completion_length=config.max_completion_length,
             temperature=config.temperature,
         )
 
-    sampler = sampler_of(policy)  # as yet it samples from the reference
+    sampler = sampler_of(policy, config.sampler)  # as yet it samples from the reference
     sampler.encode([prompt.text for prompt in (*train, *held)])
     reward = reward_of(config, tokenizer, device, folder=folder, reference=sampler, prompts=held)
     of_reference = None
     if config.shaping.reward_shaping != "raw":
+        # a second vLLM would take as much of the GPU again, and could not switch adapters off
+        kind = "auto" if config.sampler == "vllm" else config.sampler
         with reference.asked() as model:
-            of_reference = sampler_of(model)
+            of_reference = sampler_of(model, kind)
     return Cast(
         policy=policy,
         reference=reference,

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from crestline.rewards.configs import RewardSources, Shaping
-from crestline.training.configs import Lora, Optimization, Tracking, at_least, positive
+from crestline.training.configs import (
+    Lora,
+    Optimization,
+    SamplerName,
+    Tracking,
+    at_least,
+    positive,
+)
 from crestline.training.health import Health
 
 
@@ -196,6 +203,9 @@ class RlConfig:
     """Tokens that a completion may have."""
     temperature: float = 1.0
     """Sampling temperature."""
+    sampler: SamplerName = "auto"
+    """Who samples, for updates and checkpoints. ours: the Llama family and GPT-2; transformers: any model; vllm: on
+    GPUs, an extra package; auto: ours where it computes the model exactly, else transformers."""
     seed: int = 0
     """Decides every random choice."""
     algorithm: Algorithm = field(default_factory=Rloo)

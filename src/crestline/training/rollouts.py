@@ -21,18 +21,18 @@ from crestline.formulas.kl import ESTIMATORS, adapted_beta, kl_k1
 from crestline.models.critic import Critic
 from crestline.models.policy import token_logprobs
 from crestline.models.reference import Reference
-from crestline.models.sampler import PolicySampler
 from crestline.rewards.shaped import Shaper
 from crestline.rewards.sources import Judgement, Reward
 from crestline.runs.folder import RunFolder
 from crestline.runs.tables import write_table
 from crestline.training.algorithms import PAGES, experience_of, reuse_of
 from crestline.training.batches import Experience, padded, row_slices
+from crestline.training.configs import rows_together
 from crestline.training.evaluation import exact_token_kl
 from crestline.training.experience import Rollout, as_state, from_state, token_rewards
 from crestline.training.rl_configs import RlConfig, in_loss, settled
 from crestline.training.seeds import Shuffled, stream
-from crestline.types import Completion, Prompt, PromptText
+from crestline.types import Completion, Prompt, PromptText, Sampler
 
 REFERENCE_EVERY = 2
 """Sets of samples between looks at the reference when nothing needs its KL; the distance grid needs no more."""
@@ -47,8 +47,8 @@ class Cast:
 
     policy: Any
     reference: Reference
-    sampler: PolicySampler
-    reference_sampler: PolicySampler | None
+    sampler: Sampler
+    reference_sampler: Sampler | None
     reward: Reward
     critic: Critic | None
 
@@ -223,17 +223,18 @@ class RlSource:
             old_NT[row, place] = torch.tensor(completion.logprobs)
         return tuple(t.to(self.device) for t in (tokens_NT, lengths_N, sampled_NT, old_NT))  # type: ignore[return-value]
 
-    def _parts(self, count: int) -> list[slice]:
+    def _parts(self, tokens_NT: Tensor) -> list[slice]:
         """Rows that go through a model together: whole groups."""
-        group = self.config.num_generations
-        size = max(1, self.config.optimization.micro_batch_size // group) * group
-        return list(row_slices(count, size))
+        group, (count, width) = self.config.num_generations, tokens_NT.shape
+        most = self.config.optimization.micro_batch_size
+        size = rows_together(most, width, tokens_NT.device.type)
+        return list(row_slices(count, max(1, size // group) * group))
 
     @torch.no_grad()
     def _reference(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:
         logprobs_NT = torch.zeros(tokens_NT.shape, device=tokens_NT.device)
         with self.cast.reference.asked() as model:
-            for rows in self._parts(len(tokens_NT)):
+            for rows in self._parts(tokens_NT):
                 found_S = token_logprobs(
                     model,
                     tokens_NT[rows],
@@ -256,14 +257,14 @@ class RlSource:
                 sampled_NT[rows],
                 temperature=self.config.temperature,
             )[0]
-            for rows in self._parts(len(tokens_NT))
+            for rows in self._parts(tokens_NT)
         ]
         return torch.cat(found)
 
     @torch.no_grad()
     def _values(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:
         values_NT = torch.zeros(tokens_NT.shape, device=tokens_NT.device)
-        for rows in self._parts(len(tokens_NT)) if self.cast.critic else []:
+        for rows in self._parts(tokens_NT) if self.cast.critic else []:
             assert self.cast.critic
             found_S = self.cast.critic.values_before(
                 tokens_NT[rows],

@@ -1,0 +1,344 @@
+"""How much memory a stage will need, told before anything is loaded, and which flags would change it.
+
+Owns the estimate: sizes from a model's folder, lengths from some of the rows, and what training keeps of them.
+Torch-free. It is an estimate: of the runs that were measured it is within a third of the process's peak
+(docs/doctor.md).
+
+Letters as in tensor code: T tokens, V vocabulary; bytes everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from crestline.models.size import OWN_PASS, Size
+from crestline.training.configs import (
+    Lora,
+    Optimization,
+    PretrainConfig,
+    SftConfig,
+    rows_together,
+    tokens_together,
+)
+from crestline.training.machine import gigabytes, has_amx
+from crestline.training.reward_configs import RewardConfig
+from crestline.training.rl_configs import Ppo, RlConfig, Rloo
+from crestline.types import PromptText
+
+FLOAT, HALF = 4, 2
+PROCESS = 550_000_000
+"""What Python, torch and transformers take before a model is loaded."""
+GPU_CONTEXT = 500_000_000
+"""What a process takes of a GPU before a model is loaded."""
+KEPT_LOGPROBS = 128 << 20
+"""Log-probabilities that are kept for the backward pass, at most; beyond, none are: they are computed again."""
+SLICE = 512
+"""Places that pass through the output layer together."""
+ROWS_SAMPLED = 256
+"""Completions that the sampler writes at once, at most."""
+LOGITS_SAMPLED = 1 << 24
+"""Logits (a number of them) that the sampler looks at together."""
+ROWS_LOOKED_AT = 400
+"""Rows of a data set whose tokens are counted."""
+CHARACTERS_PER_TOKEN = 3.0
+"""Where no tokenizer is at hand."""
+SAVING = "lower --micro_batch_size"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Numbers that a forward pass keeps for each token and layer: so many times the hidden size, the inner size, and
+    heads times the tokens that a token may look at."""
+
+    hidden: float
+    inner: float
+    looks: float
+
+
+OURS, ENCODER, OTHER = Pass(9, 4, 1.5), Pass(11, 4, 0.0), Pass(14, 8, 3.0)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where training computes. kind: cpu, cuda or mps."""
+
+    kind: str = "cpu"
+
+    def width(self, optimization: Optimization) -> int:
+        """Bytes of a number that is kept for the backward pass."""
+        if optimization.dtype != "auto":
+            return HALF if optimization.dtype == "bfloat16" else FLOAT
+        return HALF if self.kind == "cuda" or (self.kind == "cpu" and has_amx()) else FLOAT
+
+    @property
+    def before(self) -> dict[str, int]:
+        """What is taken before a model is loaded."""
+        return (
+            {"GPU context": GPU_CONTEXT} if self.kind == "cuda" else {"Python and torch": PROCESS}
+        )
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of rows: mean, standard deviation, and the longest row."""
+
+    mean: float
+    deviation: float
+    longest: int
+
+    def together(self, rows: int) -> int:
+        """Tokens of so many rows that are drawn at random, in nearly every draw.
+
+        >>> Lengths(10.0, 2.0, 15).together(100), Lengths(10.0, 2.0, 15).together(1)
+        (1060, 15)
+        """
+        usual = rows * self.mean + 3 * self.deviation * math.sqrt(rows)
+        return round(min(float(rows * self.longest), usual))
+
+    def cut(self, most: int) -> Lengths:
+        """At most so many tokens."""
+        return Lengths(min(self.mean, most), self.deviation, min(self.longest, most))
+
+
+def lengths_of(texts: Sequence[str], model: str = "") -> Lengths:
+    """Of texts, by the tokenizer in a model's folder; by their characters where it has none that is read at once."""
+    step = max(1, len(texts) // ROWS_LOOKED_AT)
+    some = texts[::step]
+    try:
+        tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
+        counts = [len(row.ids) for row in tokenizer.encode_batch(some, add_special_tokens=False)]
+    except Exception:  # the package raises its own kind for a missing and for a broken file
+        counts = [round(len(text) / CHARACTERS_PER_TOKEN) for text in some]
+    found = np.array(counts or [0], dtype=np.float64) + 2  # begin and end
+    return Lengths(float(found.mean()), float(found.std()), int(found.max()))
+
+
+def plain_text(prompt: PromptText) -> str:
+    """A prompt as one text; a chat with room for its template."""
+    if isinstance(prompt, str):
+        return prompt
+    return "".join(f"<|{message['role']}|>\n{message['content']}\n" for message in prompt)
+
+
+# ---------------------------------------------------------------- what takes how much
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes by what takes them.
+
+    flags: what would lower it, the most helpful first. stage: which one of a run; empty for a single verb.
+    """
+
+    pieces: Mapping[str, int]
+    flags: Sequence[str] = ()
+    stage: str = ""
+
+    @property
+    def total(self) -> int:
+        return sum(self.pieces.values())
+
+    def told(self, free: int | None) -> str:
+        """One line: the sum, what it is made of, and what to change if it is more than is free (None: not known)."""
+        parts = sorted(self.pieces.items(), key=lambda piece: -piece[1])
+        largest = [(name, size) for name, size in parts if size >= 0.04 * self.total]
+        where = f" in {self.stage}" if self.stage else ""
+        line = f"about {gigabytes(self.total)}{where}: " + ", ".join(
+            f"{name} {gigabytes(size)}" for name, size in largest
+        )
+        if free is None:
+            return line
+        if self.total <= free:
+            return f"{line}; {gigabytes(free)} are free"
+        return f"{line}; only {gigabytes(free)} are free: {', or '.join(self.flags[:3])}"
+
+
+def estimated(
+    needed: Callable[[Any], dict[str, int]], changes: Sequence[tuple[str, Any]], config: Any
+) -> Estimate:
+    """The estimate of a config, and of what each change of it would save."""
+    pieces = needed(config)
+    total = sum(pieces.values())
+    savings = {words: total - sum(needed(changed).values()) for words, changed in changes}
+    helpful = [words for words, saved in savings.items() if saved > 0.04 * total]
+    helpful.sort(key=lambda words: -savings[words])
+    return Estimate(pieces, [*helpful, "take a smaller model"])
+
+
+def activations(
+    size: Size, kept: Pass, tokens: int, longest: int, optimization: Optimization, place: Place
+) -> int:
+    """Kept for the backward pass of a micro-batch. tokens: of all its rows, padding included; longest: of one row."""
+    width = place.width(optimization)
+    layer = kept.hidden * size.hidden_size + kept.inner * size.intermediate_size
+    layer += kept.looks * size.num_heads * longest
+    layers = (
+        (size.num_layers * size.hidden_size / layer + 1)
+        if optimization.gradient_checkpointing
+        else size.num_layers
+    )
+    copied = 0
+    if kept is not OTHER or width == HALF:  # weights side by side, or in another precision
+        copied = size.joined_weights
+        if optimization.gradient_checkpointing:
+            copied //= size.num_layers
+    return int(width * (tokens * layers * layer + copied))
+
+
+def trained(size: Size, lora: Lora) -> dict[str, int]:
+    """Weights, and gradients with AdamW's two moments."""
+    numbers = size.num_parameters
+    if not lora.use_peft:
+        return {"weights": FLOAT * numbers, "gradients and optimiser": 3 * FLOAT * numbers}
+    hidden, inner = size.hidden_size, size.intermediate_size
+    widths = 2 * (hidden + hidden) + 2 * (hidden + size.kv_width) + 3 * (hidden + inner)
+    added = size.num_layers * lora.lora_r * widths
+    return {"weights": FLOAT * (numbers + added), "gradients and optimiser": 3 * FLOAT * added}
+
+
+def output_layer(size: Size, places: int) -> int:
+    """Log-probabilities of places, kept and in passing."""
+    kept = FLOAT * places * size.vocab_size
+    return (kept if kept <= KEPT_LOGPROBS else 0) + 4 * FLOAT * SLICE * size.vocab_size
+
+
+def imitation(
+    config: SftConfig | PretrainConfig, size: Size, lengths: Lengths, place: Place
+) -> dict[str, int]:
+    """Of `sft` and `pretrain`."""
+    lora = config.lora if isinstance(config, SftConfig) else Lora()
+    lengths = lengths.cut(min(config.max_length, size.context))
+    most = rows_together(config.optimization.micro_batch_size, lengths.longest, place.kind)
+    rows = min(config.batch_size, most)
+    kept = OURS if size.kind in OWN_PASS else OTHER
+    tokens = lengths.together(rows)
+    read = tokens if kept is OURS else rows * lengths.longest
+    return {
+        **place.before,
+        **trained(size, lora),
+        "activations": activations(size, kept, read, lengths.longest, config.optimization, place),
+        "output layer": output_layer(size, tokens),
+    }
+
+
+def ranked(
+    config: RewardConfig, size: Size, lengths: Lengths, per_ranking: float, place: Place
+) -> dict[str, int]:
+    """Of `reward`. lengths: of scored texts; per_ranking: texts of a ranking."""
+    if config.half_depth:
+        size = halved(size)
+    lengths = lengths.cut(min(config.max_length, size.context))
+    texts = min(round(config.batch_size * per_ranking), config.optimization.micro_batch_size)
+    most = tokens_together(place.kind)
+    tokens = max(min(lengths.together(texts), most), round(lengths.longest * per_ranking))
+    kept = ENCODER if size.is_encoder else OURS if size.kind in OWN_PASS else OTHER
+    pieces = {
+        **place.before,
+        **trained(size, config.lora),
+        "activations": activations(size, kept, tokens, lengths.longest, config.optimization, place),
+    }
+    if config.ensemble.members == "models" and config.ensemble.num_members > 1:
+        others = config.ensemble.num_members - 1
+        pieces["other members"] = others * FLOAT * size.num_parameters
+    return pieces
+
+
+def halved(size: Size) -> Size:
+    """With the first half of the layers."""
+    layers = max(1, size.num_layers // 2)
+    outside = size.vocab_size * size.hidden_size
+    inside = max(0, size.num_parameters - outside)
+    return replace(
+        size, num_layers=layers, num_parameters=outside + inside * layers // size.num_layers
+    )
+
+
+def reinforced(
+    config: RlConfig,
+    size: Size,
+    prompts: Lengths,
+    place: Place,
+    *,
+    num_held: int,
+    reward: Size | None,
+    critic: Size | None,
+) -> dict[str, int]:
+    """Of `rl`, which samples and then trains: the larger of the two counts.
+
+    prompts: their lengths. num_held: prompts that checkpoints answer. reward: None where no reward model is in this
+    process; critic: of ppo, None for the policy's own size.
+    """
+    group, written = config.num_generations, config.max_completion_length
+    rows = config.num_prompts * group
+    at_once = min(ROWS_SAMPLED, max(rows, num_held))
+    longest = prompts.longest + written
+    most = config.optimization.micro_batch_size
+    rows = min(rows, max(min(group, most), rows_together(most, longest, place.kind)))
+    kept = OURS if size.kind in OWN_PASS else OTHER
+    read = prompts.together(-(-rows // group)) + rows * written if kept is OURS else rows * longest
+    working = {
+        "sampling": sampling(size, at_once, longest, place),
+        "activations": activations(size, kept, read, longest, config.optimization, place)
+        + output_layer(size, rows * written),
+    }
+    if isinstance(config.algorithm, Ppo):
+        critic = critic or size
+        working["activations"] += activations(
+            critic, kept, read, longest, config.optimization, place
+        )
+    largest = max(working, key=lambda name: working[name])
+    own = place.width(Optimization())
+    copied = config.lora.use_peft or own == HALF
+    return {
+        **place.before,
+        **trained(size, config.lora),
+        "reference": 0 if config.lora.use_peft else FLOAT * size.num_parameters,
+        "sampler's weights": own * size.num_parameters * copied,
+        "reward model": FLOAT * reward.num_parameters if reward else 0,
+        "critic": sum(trained(critic, Lora()).values()) if critic else 0,
+        largest: working[largest],
+    }
+
+
+def sampling(size: Size, rows: int, longest: int, place: Place) -> int:
+    """Keys, values and logits of so many completions that are written at once."""
+    width = FLOAT if place.kind == "cpu" else HALF
+    cache = width * 2 * size.num_layers * size.kv_width * rows * longest
+    return cache + 4 * FLOAT * min(rows * size.vocab_size, LOGITS_SAMPLED)
+
+
+# ---------------------------------------------------------------- what would lower it
+
+
+def changes_of(config: Any) -> Iterator[tuple[str, Any]]:
+    """Changes of a config that may lower what it needs, in words, and the changed config."""
+    optimization: Optimization = config.optimization
+    if optimization.micro_batch_size > 1:
+        less = replace(optimization, micro_batch_size=max(1, _rows(config) // 4))
+        yield SAVING, replace(config, optimization=less)
+    if not optimization.gradient_checkpointing:
+        again = replace(optimization, gradient_checkpointing=True)
+        yield "give --gradient_checkpointing", replace(config, optimization=again)
+    if hasattr(config, "lora") and not config.lora.use_peft:
+        yield "give --use_peft", replace(config, lora=replace(config.lora, use_peft=True))
+    for name in ("max_length", "max_completion_length"):
+        if getattr(config, name, 0) > 3:
+            changed = {name: getattr(config, name) // 2 + 1}
+            yield f"lower --{name}", replace(config, **changed)
+    if isinstance(config, PretrainConfig) and config.hidden_size % (2 * config.num_heads) == 0:
+        yield "lower --hidden_size", replace(config, hidden_size=config.hidden_size // 2)
+    if isinstance(config, RlConfig) and isinstance(config.algorithm, Ppo):
+        yield "take --algorithm rloo", replace(config, algorithm=Rloo())
+
+
+def _rows(config: Any) -> int:
+    """Rows that go through the model together."""
+    batch = getattr(config, "batch_size", None) or config.num_prompts * config.num_generations
+    return int(min(batch, config.optimization.micro_batch_size))
