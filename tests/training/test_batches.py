@@ -313,6 +313,27 @@ def test_parts_are_whole_groups_or_even_shares_of_one(size, rows, groups) -> Non
     assert {part.group_size for part in parts} == {groups}
 
 
+def test_long_rows_go_through_in_smaller_parts_but_groups_stay_together() -> None:
+    width = 700
+    batch = TokenBatch(
+        tokens_NT=torch.zeros(7, width, dtype=torch.long),
+        lengths_N=torch.full((7,), width),
+        trained_NT=torch.ones(7, width, dtype=torch.bool),
+        num_trained_tokens=7 * width,
+    )
+    assert [len(part.tokens_NT) for part in batch.parts(100)] == [2, 2, 2, 1]
+    assert [len(part.tokens_NT) for part in batch.parts(1)] == [1] * 7
+    shapes = {"tokens_NT": torch.long, "trained_NT": torch.bool}
+    long = replace(
+        experience(2),
+        **{name: torch.zeros(12, width, dtype=dtype) for name, dtype in shapes.items()},
+        lengths_N=torch.full((12,), width),
+        group_size=4,
+    )
+    assert [len(part.tokens_NT) for part in long.parts(100)] == [4, 4, 4]
+    assert [len(part.tokens_NT) for part in long.parts(3)] == [2] * 6
+
+
 def test_rankings_are_never_torn() -> None:
     parts = list(ranking_batch(1).parts(7))
     assert [len(part.ranks_RK) for part in parts] == [2, 2]
@@ -322,7 +343,7 @@ def test_rankings_are_never_torn() -> None:
 
 
 def test_long_rankings_go_through_in_parts_of_bounded_size() -> None:
-    lengths = [(1500, 1500), (10, 20), (2000, 2000), (30, 3000), (6000, 1)]
+    lengths = [(750, 750), (10, 20), (1000, 1000), (30, 1500), (3000, 1)]
     batch = RankingBatch(
         texts=RankedTexts.of(
             [[np.zeros(length, dtype=int) for length in pair] for pair in lengths]
@@ -336,7 +357,7 @@ def test_long_rankings_go_through_in_parts_of_bounded_size() -> None:
     )
     parts = list(batch.parts(100))
     assert [part.margins_R.tolist() for part in parts] == [[4], [2], [3], [0, 1]]
-    assert [part.texts.num_tokens for part in parts] == [6001, 4000, 3030, 3030]
+    assert [part.texts.num_tokens for part in parts] == [3001, 2000, 1530, 1530]
     assert all(part.num_taught_M.tolist() == [5] for part in parts)
 
 

@@ -97,6 +97,7 @@ def sampled(
         num_generations=config.num_generations,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
+        sampler=config.sampler,
         seed=config.seed,
     )
     samples = read_samples(str(sample(settings, device=device, progress=progress)))

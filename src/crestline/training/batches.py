@@ -13,6 +13,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from crestline.training.configs import rows_together
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -30,7 +32,7 @@ class Mean:
 
 
 class Batch(Protocol):
-    """Rows of one update that can be cut into parts of at most `size` rows."""
+    """Rows of one update that can be cut into parts of at most `size` rows and, beyond one row, `tokens_together`."""
 
     def parts(self, size: int) -> Iterator[Self]: ...
 
@@ -45,7 +47,10 @@ class TokenBatch:
     num_trained_tokens: int
 
     def parts(self, size: int) -> Iterator[TokenBatch]:
-        for rows in row_slices(len(self.tokens_NT), size):
+        width = self.tokens_NT.shape[1]
+        for rows in row_slices(
+            len(self.tokens_NT), rows_together(size, width, self.tokens_NT.device.type)
+        ):
             longest = int(self.lengths_N[rows].max())
             yield replace(
                 self,
@@ -83,7 +88,10 @@ class Experience:
     group_size: int = 1
 
     def parts(self, size: int) -> Iterator[Self]:
-        """Whole groups, or even shares of a group where a group is more than `size`."""
+        """Whole groups, or even shares of a group where a group is more than `size`; a group of many tokens stays
+        together, for its prompt is read once."""
+        width, kind = self.tokens_NT.shape[1], self.tokens_NT.device.type
+        size = min(size, max(self.group_size, rows_together(size, width, kind)))
         shares = (n for n in range(1, self.group_size + 1) if self.group_size % n == 0)
         shared = max(n for n in shares if n <= size)
         for rows in row_slices(len(self.tokens_NT), size // shared * shared):

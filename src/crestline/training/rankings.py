@@ -24,14 +24,13 @@ from crestline.formulas.ranking import (
 from crestline.models.packing import RankedTexts
 from crestline.models.reward import RewardModel
 from crestline.models.reward_forward import WAYS, Forward, choose_forward
-from crestline.training.batches import Mean
+from crestline.training.batches import Mean, parts_of_groups
+from crestline.training.configs import tokens_together
 from crestline.training.learner import Loss
 from crestline.training.reward_configs import RankingLoss
 from crestline.training.seeds import Shuffled
 from crestline.types import Ranking
 
-TOKENS_TOGETHER = {"cpu": 4096, "cuda": 32768}
-"""Tokens of a part, at most, unless one ranking has more, by kind of device: larger parts leave a CPU's cache."""
 PROBES = 4
 """Rankings, the longest among them, on which the ways through a backbone are compared."""
 
@@ -54,23 +53,14 @@ class RankingBatch:
     num_taught_M: Tensor
 
     def parts(self, size: int) -> Iterator[RankingBatch]:
-        """Parts of whole rankings, like lengths together: at most `size` texts and TOKENS_TOGETHER tokens."""
-        most = TOKENS_TOGETHER.get(self.ranks_RK.device.type, TOKENS_TOGETHER["cpu"])
+        """Parts of whole rankings, like lengths together: at most `size` texts and `tokens_together`."""
+        most = tokens_together(self.ranks_RK.device.type)
         first, ids = self.texts.first, self.texts.ids
         tokens = [
             sum(map(len, ids[first[r] : first[r + 1]])) for r in range(len(self.texts.counts))
         ]
-        chosen: list[int] = []
-        num_texts = num_tokens = 0
-        for r in sorted(range(len(tokens)), key=lambda r: -tokens[r]):
-            count = self.texts.counts[r]
-            too_many = num_texts + count > size or num_tokens + tokens[r] > most
-            if chosen and too_many:
-                yield self._of(chosen)
-                chosen, num_texts, num_tokens = [], 0, 0
-            chosen.append(r)
-            num_texts, num_tokens = num_texts + count, num_tokens + tokens[r]
-        yield self._of(chosen)
+        for chosen in parts_of_groups(self.texts.counts, tokens, rows=size, tokens=most):
+            yield self._of(chosen)
 
     def _of(self, chosen: Sequence[int]) -> RankingBatch:
         rows = torch.tensor(chosen, device=self.ranks_RK.device)
