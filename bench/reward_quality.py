@@ -43,10 +43,10 @@ Rows = Sequence[dict[str, Any]]
 # ---- the study, piece by piece ---------------------------------------------------------------
 
 
-def pieces(quick: bool) -> list[str]:
+def pieces(quick: bool, backbones: Sequence[str]) -> list[str]:
     """Names of all pieces, the policy of the world first."""
     seeds, world_seeds = (2, 2) if quick else (5, 10)
-    trl = [f"trl/{d}/{b}/{s}" for s in range(seeds) for d in FILES for b in BACKBONES]
+    trl = [f"trl/{d}/{b}/{s}" for b in backbones for s in range(seeds) for d in FILES]
     return ["policy", *(f"world/{seed}" for seed in range(world_seeds)), *trl]
 
 
@@ -80,7 +80,8 @@ def file_of(piece: str, work: Path) -> Path:
 
 def all_pieces(options: argparse.Namespace, work: Path) -> None:
     """Run what is not done yet, as many pieces at once as there are jobs; the policy before all."""
-    waiting = [piece for piece in pieces(not options.full) if not file_of(piece, work).exists()]
+    wanted = pieces(not options.full, options.backbones.split(","))
+    waiting = [piece for piece in wanted if not file_of(piece, work).exists()]
     running: dict[str, subprocess.Popen[bytes]] = {}
     while waiting or running:
         alone = "policy" in running or (waiting[:1] == ["policy"] and bool(running))
@@ -122,6 +123,8 @@ def beside_trl(rows: Rows) -> dict[str, Any]:
     for data in FILES:
         for backbone in BACKBONES:
             own = [row for row in rows if (row["data"], row["backbone"]) == (data, backbone)]
+            if not own:
+                continue
             differences = [row["ours_accuracy"] - row["trl_accuracy"] for row in own]
             tasks[f"{data}/{backbone}"] = {
                 "ours": over_seeds([row["ours_accuracy"] for row in own], 100),
@@ -240,6 +243,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backbones", default=",".join(BACKBONES), help="one of them or both")
     parser.add_argument("--work", type=Path, default=None, help="where pieces are kept")
     parser.add_argument("--one", default=None, help="do this piece only (used inside)")
     options = parser.parse_args()
@@ -250,7 +254,7 @@ def main() -> None:
     work = options.work or Path(tempfile.mkdtemp(prefix="crestline-quality-"))
     work.mkdir(parents=True, exist_ok=True)
     all_pieces(options, work)
-    names = pieces(not options.full)
+    names = pieces(not options.full, options.backbones.split(","))
     rows = {name: json.loads(file_of(name, work).read_text()) for name in names}
     trl = beside_trl([row for name, row in rows.items() if name.startswith("trl/")])
     world = of_world([row for name, row in rows.items() if name.startswith("world/")])

@@ -1,7 +1,7 @@
 """How fast is reward-model training, beside TRL's RewardTrainer at its best?
 
-    python bench/reward_throughput.py --quick    fewer rows an update; under 10 minutes on 2 idle cores
-    python bench/reward_throughput.py --full     writes bench/results/reward_throughput.json
+    python bench/reward_throughput.py --quick    MiniLM alone; under 10 minutes on 2 idle cores
+    python bench/reward_throughput.py --full     both, more turns; writes bench/results/reward_throughput.json
 
 HH helpful-base rows at their real lengths (texts above 512 tokens are left out: TRL drops them), on the MiniLM encoder
 and a random Llama of 7M weights. Pairs: the same pairs in every update on both sides. Rankings: five completions a
@@ -186,10 +186,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--dtype", default="auto", help="our arithmetic, as --dtype of the verb")
-    parser.add_argument("--backbones", default="minilm,llama_7m")
+    parser.add_argument("--backbones", default="", help="minilm,llama_7m: one of them or both")
     options = parser.parse_args()
+    backbones = options.backbones or ("minilm,llama_7m" if options.full else "minilm")
     require(PEERS / ".done", MINILM, SHARED / "hh-rlhf" / "helpful-base" / "test.jsonl.gz")
-    turns, steps = (9, 3) if options.full else (5, 2)
+    turns, steps = (9, 2) if options.full else (5, 2)
     plan = Plan(
         threads=options.threads,
         clock=options.clock,
@@ -198,11 +199,11 @@ def main() -> None:
         steps=steps,
         search_steps=3 if options.full else 2,
     )
-    sizes = {"pairs": 32, "rankings": 8} if options.full else {"pairs": 16, "rankings": 4}
+    sizes = {"pairs": 16, "rankings": 4}
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        for backbone in options.backbones.split(","):
+        for backbone in backbones.split(","):
             model = MINILM if backbone == "minilm" else llama_7m(work / "llama_7m")
             found[backbone] = {}
             known: Settings = {}

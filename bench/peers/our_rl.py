@@ -56,6 +56,7 @@ def train(line: Line, question: dict[str, Any]) -> None:
                 warmup_ratio=0.0,
                 save_updates=10**9,
                 dtype=question["dtype"],
+                micro_batch_size=question.get("micro_batch_size", 128),
             ),
         )
         try:
