@@ -196,6 +196,7 @@ def test_interrupted_sampling_goes_on(task: Path, tmp_path: Path) -> None:
     assert not read_json(tmp_path / "cut" / "best.json")["is_done"]
     with open(tmp_path / "cut" / "best.samples.jsonl", "a") as file:
         file.write('{"prompt": "torn by a ki')  # as kill -9 may leave it
+    (tmp_path / "cut" / ".tmp-best.jsonl-0").write_text('{"half": ')
     before = len(read_jsonl(tmp_path / "cut" / "best.samples.jsonl"))
     assert 0 < before < len(PROMPTS)
     best_of_n(config)

@@ -98,7 +98,10 @@ def test_nobody_to_ask_measures_nothing_and_ships_nothing_unless_told_to(
     assert (verdict.kind, verdict.update) == ("not_measured", None)
     with pytest.raises(BadInput, match="shipped no model"):
         open_chat(ChatConfig(run_dir=str(copy)))
+    (copy / ".tmp-model-0").mkdir()  # as kill -9 may leave them
+    (copy / ".tmp-verdict.json-0").write_text('{"kind": ')
     verdict = crest(CrestConfig(run_dir=str(copy), watch=SMOKE.watch, ship_unmeasured=True))
+    assert not list(copy.glob(".tmp-*"))
     assert (verdict.kind, verdict.update) == ("not_measured", SMOKE.rl.num_updates)
     assert "unmeasured" in (copy / "model" / "README.md").read_text()
 
@@ -135,7 +138,10 @@ def test_samples_torn_by_a_kill_are_sampled_again(smoke: Path, tmp_path: Path, c
     whole = (smoke / "samples.jsonl").read_bytes()
     target = tmp_path / "samples.jsonl"
     target.write_bytes(whole[:-cut])
-    names = {"model_name_or_path": smoke / "sft/model", "dataset_name": smoke / "data/prompts.jsonl"}
+    names = {
+        "model_name_or_path": smoke / "sft/model",
+        "dataset_name": smoke / "data/prompts.jsonl",
+    }
     sample(replace(SMOKE.sample, **{k: str(v) for k, v in names.items()}, output_file=str(target)))
     assert target.read_bytes() == whole
 

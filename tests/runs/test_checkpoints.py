@@ -73,7 +73,9 @@ def test_leftovers_are_cleaned(tmp_path: Path) -> None:
     (tmp_path / ".tmp-c").write_text("x")
     (tmp_path / ".tmp-d").symlink_to(tmp_path)
     fill(tmp_path / "checkpoint-1")
-    assert clean_temporary(tmp_path) == 3
+    assert clean_temporary(tmp_path, "c") == clean_temporary(tmp_path, "checkpoint") + 1 == 1
+    assert names(tmp_path) == [".tmp-a", ".tmp-d", "checkpoint-1"]
+    assert clean_temporary(tmp_path) == 2
     assert clean_temporary(tmp_path / "none") == 0
     assert names(tmp_path) == ["checkpoint-1"]
 

@@ -25,7 +25,14 @@ from crestline.report.best_of_n_page import write_best_of_n_page
 from crestline.rewards.best_of_n import Scored, best_of_n_figures
 from crestline.rewards.functions import FunctionReward
 from crestline.rewards.sources import LearnedReward, Reward
-from crestline.runs.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl_atomic
+from crestline.runs.files import (
+    append_jsonl,
+    mend_jsonl,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl_atomic,
+)
 from crestline.training.configs import required
 from crestline.training.rewarding import sources_of, weights_of
 from crestline.types import BadInput, Demonstration, Prompt
@@ -150,6 +157,7 @@ def said_of(reward: Reward, prompts: Sequence[Prompt], texts: Sequence[str]) -> 
 
 def scored_before(path: Path, samples: Samples) -> list[Scored]:
     """What the file holds. Raises BadInput where that is not of these samples."""
+    mend_jsonl(path)
     rows = read_jsonl(path, missing_ok=True)
     try:
         found = [

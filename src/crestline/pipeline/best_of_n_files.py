@@ -12,6 +12,7 @@ from typing import Any
 
 from crestline.data.formats import read_prompts, read_samples
 from crestline.pipeline.configs import BestOfNConfig
+from crestline.runs.checkpoints import clean_temporary
 from crestline.runs.files import read_json, write_json
 from crestline.runs.settings import plain
 from crestline.types import BadInput, Prompt, PromptText
@@ -74,6 +75,7 @@ class Files:
     def begin(self, config: BestOfNConfig) -> bool:
         """Write the settings down; True if they were there already. Raises as `check`."""
         if self.check(config):
+            clean_temporary(self.best.parent, f"{self.best.stem}.")
             return True
         write_json(self.figures, {"settings": settings_of(config), "is_done": False})
         return False

@@ -24,7 +24,7 @@ from crestline.pipeline.screen import Progress, silent
 from crestline.pipeline.who import people_of
 from crestline.report.card import facts_of, write_card
 from crestline.rewards.standin import StandIn
-from crestline.runs.checkpoints import checkpoint_path, new_folder
+from crestline.runs.checkpoints import checkpoint_path, clean_temporary, new_folder
 from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl, write_json, writing
 from crestline.runs.folder import RunFolder
 from crestline.runs.tables import read_table
@@ -104,6 +104,8 @@ def crest(config: CrestConfig, *, device: str = "cpu", progress: Progress = sile
     if verdict.update is None and config.ship_unmeasured:
         reason = f"{verdict.reason} The last checkpoint ships on request, unmeasured."
         verdict = replace(verdict, update=checkpoints.updates[-1], reason=reason)
+    for name in ("verdict.json", "model", "adapter"):
+        clean_temporary(run_dir, name)
     with writing(run_dir):
         (run_dir / "report.html").unlink(missing_ok=True)
     write_json(run_dir / "verdict.json", asdict(verdict))

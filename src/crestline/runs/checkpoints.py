@@ -68,9 +68,10 @@ def remove_folder(path: str | Path) -> None:
         _delete(doomed)
 
 
-def clean_temporary(folder: str | Path) -> int:
-    """Removes what killed writers left directly in a folder; only for who holds the folder's lock.
+def clean_temporary(folder: str | Path, name: str = "") -> int:
+    """Removes what killed writers left directly in a folder; only for who holds the folder's lock, or owns the name.
 
+    name: only what was to be a file or folder whose name begins so.
     Returns: the number of unfinished files and folders removed.
     Raises: BadInput where the disk refuses.
     """
@@ -78,7 +79,7 @@ def clean_temporary(folder: str | Path) -> int:
     if not folder.is_dir():
         return 0
     with writing(folder):
-        leftovers = [entry for entry in folder.iterdir() if entry.name.startswith(TEMPORARY)]
+        leftovers = [entry for entry in folder.iterdir() if entry.name.startswith(TEMPORARY + name)]
         for entry in leftovers:
             _delete(entry)
     return len(leftovers)
