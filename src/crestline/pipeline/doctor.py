@@ -60,7 +60,7 @@ def look_at(
 def arithmetic(device: str) -> Iterator[Finding]:
     """Cores and threads, which dtype `auto` picks, and how fast matrices are multiplied."""
     cores, threads = processors(), torch.get_num_threads()
-    told = f"{cores:g} cores, {threads} threads"
+    told = f"cores: {cores:g}, threads: {threads}"
     if threads > cores + 0.5:
         yield Finding(
             "note", "processor", f"{told}: more than cores; --num_threads {max(1, int(cores))}"
