@@ -98,7 +98,7 @@ def test_simultaneous_bounds_hold_together() -> None:
 def test_simultaneous_bounds_of_what_does_not_vary() -> None:
     draws = np.zeros((10, 2))
     draws[:, 1] = np.arange(10) - 4.5
-    bounds = simultaneous_lower(np.array([2.0, 0.0]), draws + [2.0, 0.0])
+    bounds = simultaneous_lower(np.array([2.0, 0.0]), draws + np.array([2.0, 0.0]))
     assert bounds[0] == 2.0 and bounds[1] < -3
     assert simultaneous_lower(np.array([1.0]), np.ones((5, 1))).tolist() == [1.0]
     with pytest.raises(ValueError, match="replicates"):

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from crestline.models.matmul import has_fast_bfloat16
 from crestline.training.batches import Mean, TokenBatch
 from crestline.training.configs import Optimization
 from crestline.training.imitation import imitation_loss
-from crestline.training.learner import Learner, has_fast_bfloat16, learning_rate
+from crestline.training.learner import Learner, learning_rate
 from crestline.types import Paused
 
 FLOAT32 = Optimization(learning_rate=1e-2, dtype="float32", weight_decay=0.1)

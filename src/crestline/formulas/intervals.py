@@ -171,4 +171,5 @@ def simultaneous_lower(estimates_M: Array, replicates_BM: Array, confidence: flo
         return estimates_M.copy()
     deviations_BM = (replicates_BM - estimates_M)[:, moves] / errors_M[moves]
     most = float(np.quantile(deviations_BM.max(1), confidence))
-    return estimates_M - most * errors_M
+    bounds_M: Array = estimates_M - most * errors_M
+    return bounds_M

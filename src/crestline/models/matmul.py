@@ -31,7 +31,7 @@ DONE_BY_ONE_THREAD = 1 << 15
 def has_fast_bfloat16(device_type: str) -> bool:
     """Whether bfloat16 products are faster than float32: GPUs that have them, and CPUs with AMX.
 
-    AVX512-BF16 alone does not count: it took twice float32's time on the CPU it was measured on.
+    AVX512-BF16 alone does not count: on a Sapphire Rapids without AMX it reached half of the float32 rate (LOG.md).
     """
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

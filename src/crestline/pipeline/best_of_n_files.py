@@ -88,9 +88,10 @@ class Files:
 
 def settings_of(config: BestOfNConfig) -> dict[str, Any]:
     """All settings but where the result lies, each by the name of its flag."""
-    found = plain(config)
+    found: dict[str, Any] = plain(config)
     del found["output_file"]
-    return found | found.pop("reward_sources")
+    sources: dict[str, Any] = found.pop("reward_sources")
+    return found | sources
 
 
 def check_given(config: BestOfNConfig) -> None:

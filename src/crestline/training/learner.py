@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crestline.models.matmul import has_fast_bfloat16
 from crestline.training.batches import Batch, Mean
 from crestline.training.configs import Optimization
 from crestline.training.health import Unhealthy
@@ -35,16 +36,6 @@ def learning_rate(config: Optimization, update: int, num_updates: int) -> float:
     if config.lr_scheduler_type == "cosine":
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
     return config.learning_rate
-
-
-def has_fast_bfloat16(device_type: str) -> bool:
-    """Whether bfloat16 matrices multiply faster than float32 ones: a GPU that has them, or a CPU with AMX.
-
-    AVX512-BF16 alone is not enough: on a Sapphire Rapids without AMX it reached half of the float32 rate (LOG.md).
-    """
-    if device_type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device_type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
 class Learner:
