@@ -6,8 +6,8 @@
 
 A job is a real command in a process of its own (`resume_jobs.py`). Each is run once in peace; then again and again,
 killed by SIGKILL to its process group and started by the same command once more. Two kinds of kills: by the clock, at
-a moment drawn uniformly between the first update and the end (told by how many lines the logs had then and how long
-ago the last of them came, so that a busy machine changes nothing), and at the disk, at one of the steps drawn from
+a moment drawn between the first update and the end (told by how many lines the logs had then and how long ago the last
+of them came, so that a busy machine changes nothing), and at the disk, at one of the steps drawn from
 `resume_disk.py`, which tears what was being written. Some runs are killed again while they go on.
 
 Compared: every file; of metrics, run.json and event files what is not time; of the report that it is there. A kill
@@ -246,11 +246,19 @@ class Slot:
     twice: bool
 
 
+def drawn_moment(whole: Whole, dice: random.Random) -> float:
+    """Anywhere between first line and end: half of the time all seconds are alike, else all lines are."""
+    borders = [*(seconds for seconds, _ in whole.moments), whole.end]
+    after = dice.randrange(len(whole.moments))
+    begin, end = dice.choice([(borders[0], whole.end), (borders[after], borders[after + 1])])
+    return dice.uniform(begin, end)
+
+
 def kill_by_clock(
     job: Job, place: Path, whole: Whole, dice: random.Random
 ) -> tuple[str, int | None]:
     """Kill at a moment between first update and end; returns which it was to be, and the exit code."""
-    moment = dice.uniform(whole.moments[0][0], whole.end)
+    moment = drawn_moment(whole, dice)
     since, count = whole.lines_at(moment)
     began = time.monotonic()
     with started(job.command, place) as process:

@@ -68,13 +68,14 @@ def test_a_program_that_goes_on_is_identical(bench, job, tmp_path: Path) -> None
 
 def test_a_program_that_forgets_is_different(bench, job, tmp_path: Path) -> None:
     rows = kills(bench, job("forgetful"), tmp_path)
-    counted = [row for row in rows if row["counts"]]
+    late = [
+        row for row in rows if row["counts"] and row["lines"] > 3
+    ]  # there was something to forget
     figures = bench.figures_of(rows)
-    assert figures["kills"] == 4 and figures["identical"] < 4
-    for row in counted:
-        if row["lines"] > 3 and not row["killed_again"]:
-            assert row["different"] == ["metrics.jsonl", "state.json", "sum.json"]
-            assert Path(row["kept"], "out").is_dir()
+    assert late and figures["kills"] == 4 and figures["identical"] <= 4 - len(late)
+    for row in late:
+        assert "sum.json" in row["different"]
+        assert Path(row["kept"], "out").is_dir()
 
 
 def test_kills_that_come_too_late_do_not_count(bench, job, tmp_path: Path) -> None:
