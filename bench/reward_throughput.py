@@ -112,7 +112,8 @@ def best_of_trl(task: Task, plan: Plan, known: Settings) -> Settings:
     known: settings found on the same backbone, of which only the number of pairs is sought anew.
     """
     whole = task.batch_size * task.pairs_per_ranking
-    sizes = [size for size in (whole, whole // 2, 8, 4, 2) if whole % size == 0]
+    sizes = [size for size in (whole, whole // 2, 8, 4, 2, 1) if whole % size == 0]
+    sizes = [size for size in sizes if size <= 4] if known else sizes
     first = [known] if known else [{"arithmetic": a, "attention": "sdpa"} for a in ARITHMETIC]
     return fastest(
         "trl_reward.py",
@@ -124,6 +125,11 @@ def best_of_trl(task: Task, plan: Plan, known: Settings) -> Settings:
             lambda best: [{**best, "per_device": size} for size in sizes],
         ],
     )
+
+
+def known_settings(told: str) -> Settings:
+    """ "float32,sdpa" as settings; nothing where nothing is known."""
+    return dict(zip(("arithmetic", "attention"), told.split(","), strict=True)) if told else {}
 
 
 def compared(task: Task, settings: Settings, plan: Plan, dtype: str) -> dict[str, Any]:
@@ -186,6 +192,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--dtype", default="auto", help="our arithmetic, as --dtype of the verb")
+    parser.add_argument("--trl", default="", help="arithmetic,attention: TRL's best, found before")
     parser.add_argument("--backbones", default="", help="minilm,llama_7m: one of them or both")
     options = parser.parse_args()
     backbones = options.backbones or ("minilm,llama_7m" if options.full else "minilm")
@@ -206,7 +213,7 @@ def main() -> None:
         for backbone in backbones.split(","):
             model = MINILM if backbone == "minilm" else llama_7m(work / "llama_7m")
             found[backbone] = {}
-            known: Settings = {}
+            known: Settings = known_settings(options.trl)
             for task in tasks_of(backbone, model, work, sizes):
                 settings = best_of_trl(task, plan, known)
                 known = {name: settings[name] for name in ("arithmetic", "attention")}

@@ -87,6 +87,14 @@ def best_of_trl(question: Settings, plan: Plan) -> Settings:
     )
 
 
+def known_settings(told: str) -> Settings:
+    """ "float32,sdpa,16" as settings; nothing where nothing is known."""
+    if not told:
+        return {}
+    arithmetic, attention, per_device = told.split(",")
+    return {"arithmetic": arithmetic, "attention": attention, "per_device": int(per_device)}
+
+
 def measured(work: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """The comparison and the ceiling."""
     shape = json.loads((BENCH / "peers" / f"llama_{options.size}.json").read_text())
@@ -107,7 +115,7 @@ def measured(work: Path, options: argparse.Namespace, plan: Plan) -> dict[str, A
         "learning_rate": 1e-4,
         "seed": 0,
     }
-    settings = best_of_trl(question, plan)
+    settings = known_settings(options.trl) or best_of_trl(question, plan)
     ours = Side("ours", Path(sys.executable), "our_rl.py", plan)
     trl = trl_side("trl_rl.py", plan)
     ours.open({**question, "dtype": options.dtype})
@@ -147,6 +155,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("7m", "100m"), default="7m")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    parser.add_argument("--trl", default="", help="arithmetic,attention,completions: found before")
     parser.add_argument("--dtype", default="auto", help="our arithmetic, as --dtype of the verb")
     options = parser.parse_args()
     require(PEERS / ".done", SHARED / "hh-rlhf" / "helpful-base" / "test.jsonl.gz")
