@@ -43,9 +43,10 @@ Rows = Sequence[dict[str, Any]]
 # ---- the study, piece by piece ---------------------------------------------------------------
 
 
-def pieces(quick: bool, backbones: Sequence[str]) -> list[str]:
+def pieces(options: argparse.Namespace) -> list[str]:
     """Names of all pieces, the policy of the world first."""
-    seeds, world_seeds = (2, 2) if quick else (5, 10)
+    seeds, world_seeds = (5, 10) if options.full else (2, 2)
+    seeds, backbones = options.seeds or seeds, options.backbones.split(",")
     trl = [f"trl/{d}/{b}/{s}" for b in backbones for s in range(seeds) for d in FILES]
     return ["policy", *(f"world/{seed}" for seed in range(world_seeds)), *trl]
 
@@ -80,8 +81,7 @@ def file_of(piece: str, work: Path) -> Path:
 
 def all_pieces(options: argparse.Namespace, work: Path) -> None:
     """Run what is not done yet, as many pieces at once as there are jobs; the policy before all."""
-    wanted = pieces(not options.full, options.backbones.split(","))
-    waiting = [piece for piece in wanted if not file_of(piece, work).exists()]
+    waiting = [piece for piece in pieces(options) if not file_of(piece, work).exists()]
     running: dict[str, subprocess.Popen[bytes]] = {}
     while waiting or running:
         alone = "policy" in running or (waiting[:1] == ["policy"] and bool(running))
@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=0, help="beside TRL; 0: 5, 2 with --quick")
     parser.add_argument("--backbones", default=",".join(BACKBONES), help="one of them or both")
     parser.add_argument("--work", type=Path, default=None, help="where pieces are kept")
     parser.add_argument("--one", default=None, help="do this piece only (used inside)")
@@ -254,12 +255,13 @@ def main() -> None:
     work = options.work or Path(tempfile.mkdtemp(prefix="crestline-quality-"))
     work.mkdir(parents=True, exist_ok=True)
     all_pieces(options, work)
-    names = pieces(not options.full, options.backbones.split(","))
+    names = pieces(options)
     rows = {name: json.loads(file_of(name, work).read_text()) for name in names}
     trl = beside_trl([row for name, row in rows.items() if name.startswith("trl/")])
     world = of_world([row for name, row in rows.items() if name.startswith("world/")])
     show(trl, world)
     figures = {**summary(trl, world), "machine": machine()}
+    figures["seeds_beside_trl"] = len({name.split("/")[3] for name in names if "trl/" in name})
     if options.full:
         results = BENCH / "results" / "reward_quality.json"
         whole = {**figures, "beside_trl": trl, "world": world, "pieces": rows}

@@ -164,7 +164,7 @@ def main() -> None:
     plan = Plan(
         threads=options.threads,
         clock=options.clock,
-        dropped=2 if large else 5,
+        dropped=1 if large else 5,
         turns=turns,
         steps=1 if large else steps,
         search_steps=1 if large else 3,

@@ -343,7 +343,7 @@ def test_rankings_are_never_torn() -> None:
 
 
 def test_long_rankings_go_through_in_parts_of_bounded_size() -> None:
-    lengths = [(750, 750), (10, 20), (1000, 1000), (30, 1500), (3000, 1)]
+    lengths = [(1500, 1500), (10, 20), (2000, 2000), (30, 3000), (6000, 1)]
     batch = RankingBatch(
         texts=RankedTexts.of(
             [[np.zeros(length, dtype=int) for length in pair] for pair in lengths]
@@ -357,7 +357,7 @@ def test_long_rankings_go_through_in_parts_of_bounded_size() -> None:
     )
     parts = list(batch.parts(100))
     assert [part.margins_R.tolist() for part in parts] == [[4], [2], [3], [0, 1]]
-    assert [part.texts.num_tokens for part in parts] == [3001, 2000, 1530, 1530]
+    assert [part.texts.num_tokens for part in parts] == [6001, 4000, 3030, 3030]
     assert all(part.num_taught_M.tolist() == [5] for part in parts)
 
 

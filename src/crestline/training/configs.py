@@ -15,11 +15,14 @@ SamplerName = Literal["auto", "ours", "transformers", "vllm"]
 
 TOKENS_TOGETHER = {"cpu": 2048, "cuda": 32768}
 """Tokens that go through a model together, at most, by kind of device: more leave a CPU's cache and gain nothing."""
+RANKED_TOKENS_TOGETHER = {"cpu": 4096, "cuda": 32768}
+"""The same for reward models, which keep no log-probabilities of a vocabulary; LOG.md has the times."""
 
 
-def tokens_together(device_type: str) -> int:
-    """Tokens of a part of an update, at most, unless one row or ranking has more."""
-    return TOKENS_TOGETHER.get(device_type, TOKENS_TOGETHER["cpu"])
+def tokens_together(device_type: str, *, ranked: bool = False) -> int:
+    """Tokens of a part of an update, at most, unless one row or ranking has more. ranked: of a reward model."""
+    most = RANKED_TOKENS_TOGETHER if ranked else TOKENS_TOGETHER
+    return most.get(device_type, most["cpu"])
 
 
 def rows_together(size: int, width: int, device_type: str) -> int:

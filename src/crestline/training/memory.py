@@ -236,7 +236,7 @@ def ranked(
         size = halved(size)
     lengths = lengths.cut(min(config.max_length, size.context))
     texts = min(round(config.batch_size * per_ranking), config.optimization.micro_batch_size)
-    most = tokens_together(place.kind)
+    most = tokens_together(place.kind, ranked=True)
     tokens = max(min(lengths.together(texts), most), round(lengths.longest * per_ranking))
     kept = ENCODER if size.is_encoder else OURS if size.kind in OWN_PASS else OTHER
     pieces = {

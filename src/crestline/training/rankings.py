@@ -54,7 +54,7 @@ class RankingBatch:
 
     def parts(self, size: int) -> Iterator[RankingBatch]:
         """Parts of whole rankings, like lengths together: at most `size` texts and `tokens_together`."""
-        most = tokens_together(self.ranks_RK.device.type)
+        most = tokens_together(self.ranks_RK.device.type, ranked=True)
         first, ids = self.texts.first, self.texts.ids
         tokens = [
             sum(map(len, ids[first[r] : first[r + 1]])) for r in range(len(self.texts.counts))
