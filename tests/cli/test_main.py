@@ -140,6 +140,8 @@ DRY = {
     "rl": "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/reward_model "
     "--dataset_name {m}/prompts.jsonl --output_dir {o}",
     "dpo": "--model_name_or_path {m}/policy --dataset_name {m}/rankings.jsonl --output_dir {o}",
+    "best-of-n": "--model_name_or_path {m}/policy --reward_model_name_or_path {m}/reward_model "
+    "--dataset_name {m}/prompts.jsonl --output_file {o}.jsonl",
     "crest": "{m}/rl_run --people pelican",
     "report": "{m}/rl_run",
     "chat": "{m}/rl_run --checkpoint reference",
