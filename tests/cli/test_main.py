@@ -112,7 +112,10 @@ def test_interrupt_of_a_process(material: Path, tmp_path: Path) -> None:
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert said == "crestline: interrupted; continue with the same command\n"
 
