@@ -41,8 +41,9 @@ def one_seed(preset: str, seed: int, threads: int, work: Path) -> None:
     from crestline.pipeline.gold import golds_of
     from crestline.pipeline.presets import PRESETS
     from crestline.pipeline.run import run
-    from crestline.pipeline.screen import Silent, silent
+    from crestline.pipeline.screen import Silent
     from crestline.pipeline.who import world_of
+    from crestline.types import silent
 
     torch.set_num_threads(threads)
     base = PRESETS[preset]

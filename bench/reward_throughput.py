@@ -42,7 +42,7 @@ from peers.conversations import (
     write_rankings,
 )
 from peers.pipe import CLOCKS
-from peers.side_by_side import Plan, Settings, Side, fastest, in_turns, trl_side
+from peers.side_by_side import Plan, Settings, Side, fastest, in_turns, told_settings, trl_side
 
 BENCH = Path(__file__).resolve().parent
 ARITHMETIC = ("float32", "bfloat16 autocast", "bfloat16 weights")
@@ -127,11 +127,6 @@ def best_of_trl(task: Task, plan: Plan, known: Settings) -> Settings:
     )
 
 
-def known_settings(told: str) -> Settings:
-    """ "float32,sdpa" as settings; nothing where nothing is known."""
-    return dict(zip(("arithmetic", "attention"), told.split(","), strict=True)) if told else {}
-
-
 def compared(task: Task, settings: Settings, plan: Plan, dtype: str) -> dict[str, Any]:
     """Both sides in turns on the same rows."""
     ours = Side("ours", Path(sys.executable), "our_reward.py", plan)
@@ -213,7 +208,7 @@ def main() -> None:
         for backbone in backbones.split(","):
             model = MINILM if backbone == "minilm" else llama_7m(work / "llama_7m")
             found[backbone] = {}
-            known: Settings = known_settings(options.trl)
+            known: Settings = told_settings(options.trl, "arithmetic", "attention")
             for task in tasks_of(backbone, model, work, sizes):
                 settings = best_of_trl(task, plan, known)
                 known = {name: settings[name] for name in ("arithmetic", "attention")}

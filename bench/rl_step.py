@@ -29,7 +29,7 @@ from crestline.runs.files import write_jsonl_atomic
 from demo import machine
 from peers.conversations import BENCH, PEERS, SHARED, helpful, llama_7m, require
 from peers.pipe import CLOCKS
-from peers.side_by_side import Plan, Settings, Side, fastest, in_turns, trl_side
+from peers.side_by_side import Plan, Settings, Side, fastest, in_turns, told_settings, trl_side
 
 ARITHMETIC = ("float32", "bfloat16 autocast", "bfloat16 weights")
 PROMPT_TOKENS, COMPLETION_TOKENS, COMPLETIONS, GROUP = 8, 48, 64, 8
@@ -87,14 +87,6 @@ def best_of_trl(question: Settings, plan: Plan) -> Settings:
     )
 
 
-def known_settings(told: str) -> Settings:
-    """ "float32,sdpa,16" as settings; nothing where nothing is known."""
-    if not told:
-        return {}
-    arithmetic, attention, per_device = told.split(",")
-    return {"arithmetic": arithmetic, "attention": attention, "per_device": int(per_device)}
-
-
 def measured(work: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """The comparison and the ceiling."""
     shape = json.loads((BENCH / "peers" / f"llama_{options.size}.json").read_text())
@@ -115,7 +107,9 @@ def measured(work: Path, options: argparse.Namespace, plan: Plan) -> dict[str, A
         "learning_rate": 1e-4,
         "seed": 0,
     }
-    settings = known_settings(options.trl) or best_of_trl(question, plan)
+    settings = told_settings(options.trl, "arithmetic", "attention", "per_device") or best_of_trl(
+        question, plan
+    )
     ours = Side("ours", Path(sys.executable), "our_rl.py", plan)
     trl = trl_side("trl_rl.py", plan)
     ours.open({**question, "dtype": options.dtype})

@@ -91,8 +91,8 @@ def measured(path: Path, seed: int, num_gold: int) -> dict[str, Any]:
     from crestline.crest.configs import WatchConfig
     from crestline.pipeline.crest import Checkpoints, ask_and_decide
     from crestline.pipeline.gold import golds_of
-    from crestline.pipeline.screen import silent
     from crestline.pipeline.who import world_of
+    from crestline.types import silent
 
     world, checkpoints = world_of("pelican"), Checkpoints(path)
     people = world.people(seed, flip_probability=FLIP)

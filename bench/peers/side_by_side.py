@@ -57,6 +57,14 @@ def trl_side(script: str, plan: Plan) -> Side:
     return Side("trl", PEERS / "bin" / "python", script, plan)
 
 
+def told_settings(told: str, *names: str) -> Settings:
+    """Settings of these names out of a flag such as float32,sdpa,16; nothing where nothing is told."""
+    if not told:
+        return {}
+    found = zip(names, told.split(","), strict=True)
+    return {name: int(value) if value.isdigit() else value for name, value in found}
+
+
 def fastest(
     script: str,
     plan: Plan,

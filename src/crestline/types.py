@@ -6,7 +6,7 @@ JSON, SQL and Ray can carry every record.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -150,6 +150,15 @@ class People(Protocol):
     ) -> list[float | None]:
         """Value of each completion: higher is better, equal is a tie, None is "not ranked"."""
         ...
+
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called with (done, of how many, metrics). In training (update, number of updates, metrics), after every update and
+before its checkpoint: again if it is redone."""
+
+
+def silent(done: int, total: int, metrics: Mapping[str, float]) -> None:
+    """Progress that shows nothing."""
 
 
 class RewardFn(Protocol):

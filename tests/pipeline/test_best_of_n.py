@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from crestline.data.formats import read_demonstrations, read_samples
-from crestline.models.load import load_tokenizer, new_llama, save_model
+from crestline.models.load import load_tokenizer, save_model
 from crestline.models.reward import load_reward_model, new_reward_model
 from crestline.models.tokenizer import train_tokenizer
 from crestline.pipeline.best_of_n import best_of_n
@@ -51,22 +51,14 @@ def silent(prompts, completions, **columns):
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def task(tmp_path_factory: pytest.TempPathFactory, tiny_llama) -> Path:
     """A folder with a policy, two reward models, prompts, samples and functions."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("best")
     rows = [{"prompt": text, "wanted": 3 + n % 5} for n, text in enumerate(PROMPTS)]
     write_jsonl_atomic(folder / "prompts.jsonl", rows)
     tokenizer = train_tokenizer((f"{p} hello." for p in PROMPTS), 280)
-    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 24}
-    model = new_llama(
-        vocab_size=len(tokenizer),
-        max_position=64,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        seed=0,
-        **sizes,
-    )
+    model = tiny_llama(tokenizer, 64)
     save_model(model, tokenizer, folder / "policy")
     for seed, name in ((1, "reward"), (2, "other")):
         new_reward_model(folder / "policy", seed=seed, max_length=64).write(folder / name)

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from crestline.models import logprobs, sampler
 from crestline.models.load import load_tokenizer, new_llama, save_model
 from crestline.models.lora import with_adapters
 from crestline.models.reward import new_reward_model
 from crestline.models.size import size_of
 from crestline.models.tokenizer import train_tokenizer
 from crestline.pipeline.memory import estimate, memory_line, pretrained_size
+from crestline.training import memory
 from crestline.training.configs import Lora, Optimization, PretrainConfig, SftConfig
 from crestline.training.memory import PROCESS, Estimate, Lengths, Place, lengths_of, trained
 from crestline.training.reward_configs import Ensemble, RewardConfig
@@ -262,3 +264,11 @@ def test_on_a_gpu_arithmetic_is_half_as_wide_and_torch_itself_lies_elsewhere(fol
     found = estimate(sft_of(folder), "cuda:1")
     assert found is not None and "GPU context" in found.pieces
     assert "Python and torch" not in found.pieces
+
+
+def test_what_is_said_here_is_what_the_code_does() -> None:
+    """The estimate is torch-free, so it repeats some constants of modules that are not."""
+    assert logprobs.KEPT_ELEMENTS * memory.FLOAT == memory.KEPT_LOGPROBS
+    assert logprobs.ROWS_TOGETHER == memory.SLICE
+    assert sampler.ROWS_AT_ONCE == memory.ROWS_SAMPLED
+    assert sampler.LOGITS_TOGETHER == memory.LOGITS_SAMPLED

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from crestline.data.rankings import read_rankings
-from crestline.models.load import new_llama, save_model
+from crestline.models.load import save_model
 from crestline.models.reward import load_reward_model
 from crestline.models.tokenizer import train_tokenizer
 from crestline.pipeline.reward_curve import nested_part, sizes_of
@@ -54,7 +54,7 @@ def rows(first: int, num: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def task(tmp_path_factory: pytest.TempPathFactory, tiny_llama) -> Path:
     """A folder with a backbone, rankings, and a run of the reward verb with its split beside the model."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("evaluation")
@@ -62,17 +62,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl_atomic(folder / "test.jsonl", rows(200, 40))
     texts = [f"{r['prompt']}{c['completion']}" for r in rows(0, 96) for c in r["completions"]]
     tokenizer = train_tokenizer(texts, 300)
-    model = new_llama(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=24,
-        max_position=48,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        seed=0,
-    )
+    model = tiny_llama(tokenizer)
     save_model(model, tokenizer, folder / "base")
     reward(training(folder, num_train_epochs=4.0, output_dir=str(folder / "run")))
     for name in ("train.jsonl", "test.jsonl"):

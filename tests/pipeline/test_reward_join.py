@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
-from crestline.models.load import new_llama, save_model
+from crestline.models.load import save_model
 from crestline.models.reward import RewardEnsemble, load_reward_model, new_reward_model
 from crestline.models.tokenizer import train_tokenizer
 from crestline.pipeline.configs import RewardJoinConfig
@@ -19,22 +19,12 @@ TEXTS = ["hen", "a dog and a cat", "cat cat cat cat"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, tiny_llama) -> Path:
     """Two reward models of one backbone, one of another with another tokenizer, and rankings."""
     torch.set_num_threads(1)
     root: Path = tmp_path_factory.mktemp("join")
     tokenizer = train_tokenizer([" ".join(PROMPTS + TEXTS)] * 5, 300)
-    llama = new_llama(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=24,
-        max_position=48,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        seed=0,
-    )
+    llama = tiny_llama(tokenizer)
     save_model(llama, tokenizer, root / "llama")
     other = train_tokenizer(["Other words for another reading."] * 5, 310)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

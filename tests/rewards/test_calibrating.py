@@ -4,7 +4,7 @@ import torch
 
 from crestline.formulas.calibration import fit_temperature
 from crestline.formulas.ensemble import aggregated
-from crestline.models.load import new_llama, save_model
+from crestline.models.load import save_model
 from crestline.models.reward import Calibration, RewardEnsemble, RewardModel, new_reward_model
 from crestline.models.tokenizer import train_tokenizer
 from crestline.rewards.calibrating import calibrate
@@ -14,21 +14,11 @@ WORDS = ["cat", "dog", "hen", "mat", "log", "road", "sun", "fog"]
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
+def backbone(tmp_path_factory, tiny_llama):
     torch.set_num_threads(1)
     tokenizer = train_tokenizer([" ".join(WORDS)] * 5, 300)
     folder = tmp_path_factory.mktemp("backbone")
-    model = new_llama(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=24,
-        max_position=32,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        seed=0,
-    )
+    model = tiny_llama(tokenizer, 32)
     save_model(model, tokenizer, folder)
     return folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crestline.models.load import load_tokenizer, new_llama, save_model
+from crestline.models.load import load_tokenizer, save_model
 from crestline.models.reward import load_reward_model
 from crestline.rewards.configs import RewardSources
 from crestline.runs.files import read_json, read_jsonl
@@ -23,20 +23,10 @@ WORDS = ["cat", "dog", "hen", "fox", "owl", "bee", "ant", "cow", "pig", "rat", "
 
 
 @pytest.fixture
-def policy(reward_folder: Path, tmp_path: Path) -> Path:
+def policy(reward_folder: Path, tmp_path: Path, tiny_llama) -> Path:
     """A language model with the reward model's tokenizer; prompts.jsonl lies beside it."""
     tokenizer = load_tokenizer(reward_folder)
-    model = new_llama(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=24,
-        max_position=48,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        seed=0,
-    )
+    model = tiny_llama(tokenizer)
     save_model(model, tokenizer, tmp_path / "policy")
     rows = [{"prompt": f"The {word} sat on"} for word in WORDS]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -13,6 +13,7 @@ from typing import Any
 from crestline.data.code import load_function
 from crestline.data.formats import read_demonstrations, read_prompts, read_samples, read_texts
 from crestline.data.rankings import read_rankings
+from crestline.data.rows import is_large
 from crestline.models.optional import require_vllm
 from crestline.models.size import OWN_PASS, size_of
 from crestline.pipeline.best_of_n_files import Files, check_given, given_prompts
@@ -47,9 +48,6 @@ from crestline.types import BadInput
 
 ESTIMATED = ("pretrain", "sft", "reward", "rl", "run")
 """Verbs whose memory is estimated before they work."""
-LARGEST_READ = 30_000_000
-"""Bytes of a data set that is read beforehand; larger ones are read once, by the verb."""
-
 Reader = Callable[..., Sequence[Any]]
 
 
@@ -281,8 +279,7 @@ def data(flag: str, source: str, reader: Reader, split: str = "train") -> str:
     path = Path(source)
     if not path.exists() and source.count("/") == 1 and not path.suffix and path.parts[0] != ".":
         return f"{flag}: {source}, from the Hugging Face hub"
-    files = [path] if path.is_file() else path.rglob("*")
-    if sum(file.stat().st_size for file in files if file.is_file()) > LARGEST_READ:
+    if is_large(path):
         return f"{flag}: {source}, large: read when it is needed"
     rows = reader(source, split=split)
     return f"{flag}: {len(rows)} rows in {source}"

@@ -13,8 +13,16 @@ from typing import Any
 from crestline.data.parsers import KINDS, Row, kind_of, one_line, read_file, reason
 from crestline.types import BadInput
 
+LARGEST_LOOKED_AT = 30_000_000
+"""Bytes of a data set that is read to say something of it beforehand."""
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_large(path: Path) -> bool:
+    """Whether a file, or all files of a folder, are too large to be read just for a look."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file()) > LARGEST_LOOKED_AT
 
 
 def read_rows(source: str, *, split: str = "train") -> list[Row]:

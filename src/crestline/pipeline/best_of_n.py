@@ -20,7 +20,7 @@ from crestline.models.reward import load_reward_model
 from crestline.pipeline.best_of_n_files import Files, Samples, check_same, given_prompts
 from crestline.pipeline.configs import BestOfNConfig, SampleConfig
 from crestline.pipeline.sample import sample
-from crestline.pipeline.screen import Progress, Screen, Silent
+from crestline.pipeline.screen import Screen, Silent
 from crestline.report.best_of_n_page import write_best_of_n_page
 from crestline.rewards.best_of_n import Scored, best_of_n_figures
 from crestline.rewards.functions import FunctionReward
@@ -35,7 +35,7 @@ from crestline.runs.files import (
 )
 from crestline.training.configs import required
 from crestline.training.rewarding import sources_of, weights_of
-from crestline.types import BadInput, Demonstration, Prompt
+from crestline.types import BadInput, Demonstration, Progress, Prompt
 
 COMPLETIONS_PER_WRITE = 2048
 """Scored between two writes, at least a prompt's."""

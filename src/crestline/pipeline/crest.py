@@ -20,7 +20,6 @@ from crestline.models.load import load_policy, load_tokenizer, save_model
 from crestline.models.lora import ADAPTER_CONFIG
 from crestline.models.reward import load_reward_model
 from crestline.pipeline.configs import CrestConfig
-from crestline.pipeline.screen import Progress, silent
 from crestline.pipeline.who import people_of
 from crestline.report.card import facts_of, write_card
 from crestline.rewards.standin import StandIn
@@ -31,7 +30,16 @@ from crestline.runs.tables import read_table
 from crestline.training.configs import required
 from crestline.training.fit import TRAINER_FILES
 from crestline.training.seeds import stream
-from crestline.types import BadInput, Duel, Observation, People, PromptText, Verdict
+from crestline.types import (
+    BadInput,
+    Duel,
+    Observation,
+    People,
+    Progress,
+    PromptText,
+    Verdict,
+    silent,
+)
 
 ANSWERS_PER_WRITE = 20
 

@@ -11,11 +11,10 @@ import numpy as np
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.sampler import PolicySampler
 from crestline.pipeline.crest import Checkpoints
-from crestline.pipeline.screen import Progress, silent
 from crestline.runs.checkpoints import checkpoint_path
 from crestline.runs.files import write_jsonl_atomic
 from crestline.training.seeds import stream
-from crestline.types import BadInput, PromptText
+from crestline.types import BadInput, Progress, PromptText, silent
 
 Gold = Callable[[PromptText, str], float]
 

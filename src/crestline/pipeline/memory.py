@@ -13,6 +13,7 @@ from typing import Any
 
 from crestline.data.formats import read_demonstrations, read_prompts, read_texts
 from crestline.data.rankings import read_rankings
+from crestline.data.rows import is_large
 from crestline.models.size import Size, size_of
 from crestline.pipeline.configs import RunConfig
 from crestline.pipeline.plan import Sources
@@ -35,8 +36,6 @@ from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import Ppo, RlConfig
 from crestline.types import Demonstration, Prompt, Ranking
 
-LARGEST_READ = 30_000_000
-"""Bytes of a data set whose rows are looked at; of larger ones every row counts as long as it may be."""
 PROMPT_TOKENS = 256
 """Of prompts that cannot be looked at."""
 ROWS_OF_WORLD = 200
@@ -199,9 +198,6 @@ def of_run(config: RunConfig, place: Place) -> Estimate | None:
 def _rows(read: Callable[..., Sequence[Any]], source: str, split: str = "train") -> Sequence[Any]:
     """The rows of a data set; none where it is on the hub, large, or not named."""
     path = Path(source)
-    if not source or not path.exists():
-        return ()
-    files = [path] if path.is_file() else path.rglob("*")
-    if sum(file.stat().st_size for file in files if file.is_file()) > LARGEST_READ:
+    if not source or not path.exists() or is_large(path):
         return ()
     return read(source, split=split)

@@ -8,11 +8,10 @@ from pathlib import Path
 from crestline.data.formats import read_samples
 from crestline.data.rankings import rankings_as_rows, read_rankings
 from crestline.pipeline.configs import RankConfig
-from crestline.pipeline.screen import Progress, silent
 from crestline.pipeline.who import people_of
 from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
 from crestline.training.configs import required
-from crestline.types import BadInput, People, PromptText, Ranking
+from crestline.types import BadInput, People, Progress, PromptText, Ranking, silent
 
 ANSWERS_PER_WRITE = 50
 

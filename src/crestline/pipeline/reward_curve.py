@@ -19,7 +19,7 @@ from crestline.formulas.calibration import SMALLEST, preference_probability
 from crestline.formulas.learning_curve import learning_curve
 from crestline.models.reward import load_reward_model
 from crestline.pipeline.reward_eval_configs import LearningCurveConfig
-from crestline.pipeline.screen import Progress, Screen
+from crestline.pipeline.screen import Screen
 from crestline.rewards.pairs import Pairs, agreement, clusters_of, pairs_of
 from crestline.rewards.scoring import score_rankings
 from crestline.rewards.trust import cross_fitted
@@ -28,7 +28,7 @@ from crestline.runs.files import append_jsonl, read_jsonl, write_jsonl_atomic
 from crestline.runs.settings import plain
 from crestline.training.reward import reward
 from crestline.training.reward_configs import RewardConfig, Splits
-from crestline.types import BadInput, Ranking
+from crestline.types import BadInput, Progress, Ranking
 
 SMALLEST_PART = 8
 """Rankings below which no reward model is trained."""

@@ -14,7 +14,6 @@ from crestline.models.averaging import averaged
 from crestline.models.ensemble import RewardEnsemble
 from crestline.models.reward import RewardModel, load_reward_model
 from crestline.pipeline.configs import RewardJoinConfig
-from crestline.pipeline.screen import Progress, silent
 from crestline.rewards.calibrating import calibrate
 from crestline.rewards.evaluation import evaluate
 from crestline.runs.checkpoints import new_folder
@@ -22,7 +21,7 @@ from crestline.runs.files import write_json, writing
 from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
-from crestline.types import BadInput, Ranking
+from crestline.types import BadInput, Progress, Ranking, silent
 
 PROBE = (
     "",

@@ -33,7 +33,7 @@ from crestline.pipeline.gold import write_gold
 from crestline.pipeline.plan import STAND_IN_FRACTIONS, Sources, plan
 from crestline.pipeline.rank import rank
 from crestline.pipeline.sample import sample
-from crestline.pipeline.screen import Progress, Screen
+from crestline.pipeline.screen import Screen
 from crestline.pipeline.who import people_of, world_of
 from crestline.report.page import write_report
 from crestline.runs.files import read_json, write_json, write_jsonl_atomic
@@ -46,7 +46,7 @@ from crestline.training.reward_configs import RewardConfig, Splits
 from crestline.training.rl import rl
 from crestline.training.seeds import stream
 from crestline.training.sft import sft
-from crestline.types import BadInput, Prompt, Ranking, Verdict
+from crestline.types import BadInput, Progress, Prompt, Ranking, Verdict
 
 MIN_PROMPTS = 20
 

@@ -8,11 +8,10 @@ from crestline.data.formats import read_prompts, samples_as_rows
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.sampling import open_sampler
 from crestline.pipeline.configs import SampleConfig
-from crestline.pipeline.screen import Progress, silent
 from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
 from crestline.training.configs import required
 from crestline.training.seeds import stream
-from crestline.types import BadInput
+from crestline.types import BadInput, Progress, silent
 
 PROMPTS_PER_BATCH = 50
 COMPLETIONS_PER_BATCH = 4096

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Protocol
 
-Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called with (done, of how many, metrics)."""
+from crestline.types import Progress, silent
 
 
 class Screen(Protocol):
@@ -28,7 +26,3 @@ class Silent:
 
     def stage(self, name: str, text: str) -> Progress:
         return silent
-
-
-def silent(done: int, total: int, metrics: Mapping[str, float]) -> None:
-    """Show nothing."""

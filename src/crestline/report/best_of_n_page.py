@@ -10,11 +10,10 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from crestline.report.best_of_n_words import cells_of, headline, not_checked, reason
 from crestline.report.charts import Scale, band, line, padded_range, ticks
 from crestline.report.pictures import Frame, Picture
+from crestline.report.rendering import environment
 from crestline.report.samples import prompt_text
 from crestline.report.words import inert, number, percent
 from crestline.runs.files import read_json, write_atomic
@@ -48,16 +47,9 @@ def write_best_of_n_page(figures: Path) -> Path:
 
 def best_of_n_page(figures: Mapping[str, Any]) -> str:
     """The page as text. figures: what the .json holds."""
-    environment = Environment(
-        loader=PackageLoader("crestline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, inert=inert)
     judged = figures["judge_turn"] is not None
-    return environment.get_template("best_of_n.html.jinja").render(
+    pages = environment(number=number, inert=inert)
+    return pages.get_template("best_of_n.html.jinja").render(
         headline=headline(figures),
         reason=reason(figures),
         figures=figures,

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from crestline.report.reading import Run, finite, read_run, verdict_of, whole
+from crestline.report.rendering import environment
 from crestline.report.samples import prompt_text
 from crestline.report.words import (
     badge,
@@ -82,31 +81,27 @@ def card(verdict: Verdict | None, facts: Mapping[str, Any]) -> str:
     """The card as text: YAML header and Markdown."""
     known = {key: value for key, value in facts.items() if value is not None}
     answered_by = verdict.answered_by if verdict else ""
-    environment = Environment(
-        loader=PackageLoader("crestline.report"),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template("card.md.jinja").render(
-        title=markdown(known.get("name") or "A policy trained with Crestline"),
-        license=_quoted(known.get("license")),
-        base_model=_quoted(known.get("base_model")),
-        headline=markdown(headline(verdict, whole(known.get("num_updates")))),
-        badge=markdown(_capital(badge(answered_by) if verdict else "no verdict")) + ".",
-        reason=markdown(verdict.reason) if verdict else "",
-        measured=_measured(verdict, known),
-        baselines=_baselines(known.get("baselines")),
-        not_checked=[markdown(sentence) for sentence in not_checked(answered_by)],
-        chat=bool(known.get("chat")),
-        prompt=_quoted(prompt_text(known.get("prompt") or "")[:300]) or '"Hello"',
-        max_new_tokens=whole(known.get("max_completion_length")) or 64,
-        temperature=finite(known.get("temperature")) or 1.0,
-        story=_story(verdict, known),
-        made=_made(known),
-        versions=_versions(known.get("versions")),
+    text = (
+        environment(markup=False)
+        .get_template("card.md.jinja")
+        .render(
+            title=markdown(known.get("name") or "A policy trained with Crestline"),
+            license=_quoted(known.get("license")),
+            base_model=_quoted(known.get("base_model")),
+            headline=markdown(headline(verdict, whole(known.get("num_updates")))),
+            badge=markdown(_capital(badge(answered_by) if verdict else "no verdict")) + ".",
+            reason=markdown(verdict.reason) if verdict else "",
+            measured=_measured(verdict, known),
+            baselines=_baselines(known.get("baselines")),
+            not_checked=[markdown(sentence) for sentence in not_checked(answered_by)],
+            chat=bool(known.get("chat")),
+            prompt=_quoted(prompt_text(known.get("prompt") or "")[:300]) or '"Hello"',
+            max_new_tokens=whole(known.get("max_completion_length")) or 64,
+            temperature=finite(known.get("temperature")) or 1.0,
+            story=_story(verdict, known),
+            made=_made(known),
+            versions=_versions(known.get("versions")),
+        )
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 

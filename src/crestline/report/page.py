@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from crestline.report.reading import Run, read_run
+from crestline.report.rendering import environment
 from crestline.report.samples import answers_of, browsed
 from crestline.report.sections import (
     columns,
@@ -57,17 +57,10 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
 
 def page(run: Run) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("crestline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, percent=percent)
-    script = environment.get_template("script.js.jinja").render()
+    pages = environment(number=number, percent=percent)
+    script = pages.get_template("script.js.jinja").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    template = environment.get_template("page.html.jinja")
+    template = pages.get_template("page.html.jinja")
     return template.render(script=Markup(script), script_digest=digest, **sections(run))
 
 

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from crestline.report.rendering import environment
 from crestline.report.reward_pictures import (
     SLIM,
     WIDE,
@@ -66,17 +65,10 @@ def write_reward_page(evaluation: Path) -> Path:
 
 def reward_page(figures: Mapping[str, Any]) -> str:
     """The page as text. figures: what evaluation.json holds."""
-    environment = Environment(
-        loader=PackageLoader("crestline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    pages = environment(
         number=number, percent=percent, exact=exact, signed=signed, between=between, inert=inert
     )
-    return environment.get_template("reward.html.jinja").render(**sections(figures))
+    return pages.get_template("reward.html.jinja").render(**sections(figures))
 
 
 def sections(figures: Mapping[str, Any]) -> dict[str, Any]:

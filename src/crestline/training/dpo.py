@@ -33,12 +33,12 @@ from crestline.training.direct_preference import (
 )
 from crestline.training.dpo_configs import DpoConfig
 from crestline.training.finish import finished, open_stage, ship_final
-from crestline.training.fit import Progress, fit, silent
+from crestline.training.fit import fit
 from crestline.training.learner import Learner, only_adapters_drop_out
 from crestline.training.preferences import Sides, check_ties, ranked_pairs, sides_of, trust_in
 from crestline.training.seeds import stream
 from crestline.training.trackers import mirrored
-from crestline.types import BadInput, Ranking
+from crestline.types import BadInput, Progress, Ranking, silent
 
 
 def dpo(config: DpoConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:

@@ -30,15 +30,12 @@ from crestline.training.batches import Batch
 from crestline.training.health import PAUSED_FILE, Unhealthy, Watchdog, refuse_nonfinite
 from crestline.training.learner import Learner, Loss
 from crestline.training.seeds import stream
-from crestline.types import BadInput, Paused
+from crestline.types import BadInput, Paused, Progress, silent
 
 STATE_FILE = "state.safetensors"
 """Tensors that source and hook keep, in a checkpoint."""
 TRAINER_FILES = ("optimizer.safetensors", "trainer.json", STATE_FILE)
 """What only training reads of a checkpoint."""
-
-Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called after every update with (update, number of updates, metrics), before its checkpoint: again if it is redone."""
 
 
 class Source(Protocol):
@@ -72,10 +69,6 @@ class AfterUpdate(Keeper, Protocol):
     def after_update(self, update: int, metrics: Mapping[str, float]) -> bool:
         """True keeps this checkpoint for good."""
         ...
-
-
-def silent(update: int, num_updates: int, metrics: Mapping[str, float]) -> None:
-    """Show nothing."""
 
 
 def fit(

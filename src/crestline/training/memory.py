@@ -49,7 +49,6 @@ ROWS_LOOKED_AT = 400
 """Rows of a data set whose tokens are counted."""
 CHARACTERS_PER_TOKEN = 3.0
 """Where no tokenizer is at hand."""
-SAVING = "lower --micro_batch_size"
 
 
 @dataclass(frozen=True)
@@ -322,7 +321,7 @@ def changes_of(config: Any) -> Iterator[tuple[str, Any]]:
     optimization: Optimization = config.optimization
     if optimization.micro_batch_size > 1:
         less = replace(optimization, micro_batch_size=max(1, _rows(config) // 4))
-        yield SAVING, replace(config, optimization=less)
+        yield "lower --micro_batch_size", replace(config, optimization=less)
     if not optimization.gradient_checkpointing:
         again = replace(optimization, gradient_checkpointing=True)
         yield "give --gradient_checkpointing", replace(config, optimization=again)

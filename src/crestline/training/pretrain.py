@@ -11,11 +11,12 @@ from crestline.runs.checkpoints import new_folder
 from crestline.runs.settings import plain
 from crestline.training.configs import PretrainConfig, required
 from crestline.training.finish import finished, open_stage, ship_final
-from crestline.training.fit import Progress, fit, silent
+from crestline.training.fit import fit
 from crestline.training.imitation import ImitationSource, imitation_loss
 from crestline.training.learner import Learner
 from crestline.training.seeds import stream
 from crestline.training.trackers import mirrored
+from crestline.types import Progress, silent
 
 
 def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:

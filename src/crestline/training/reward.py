@@ -24,14 +24,14 @@ from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
-from crestline.training.fit import Progress, fit, silent
+from crestline.training.fit import fit
 from crestline.training.learner import Learner, only_adapters_drop_out
 from crestline.training.preferences import check_ties, ranked_pairs, sides_of, trust_in
 from crestline.training.rankings import RankingSource, halves, ranking_loss
 from crestline.training.reward_configs import Ensemble, RewardConfig
 from crestline.training.seeds import stream
 from crestline.training.trackers import mirrored
-from crestline.types import BadInput, Ranking
+from crestline.types import BadInput, Progress, Ranking, silent
 
 
 def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:

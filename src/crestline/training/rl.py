@@ -22,7 +22,7 @@ from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage, ship_final
-from crestline.training.fit import Keeper, Progress, fit, save_checkpoint, silent
+from crestline.training.fit import Keeper, fit, save_checkpoint
 from crestline.training.grid import DistanceGrid
 from crestline.training.health import Watchdog
 from crestline.training.learner import Learner, Loss
@@ -32,7 +32,7 @@ from crestline.training.rollouts import Cast, RlSource, prompt_column
 from crestline.training.seeds import stream
 from crestline.training.surrogate import Surrogate
 from crestline.training.trackers import mirrored
-from crestline.types import BadInput, Prompt, Sampler
+from crestline.types import BadInput, Progress, Prompt, Sampler, silent
 
 
 def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:

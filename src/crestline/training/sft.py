@@ -14,12 +14,12 @@ from crestline.models.tokenizer import CHAT_TEMPLATE
 from crestline.runs.settings import plain
 from crestline.training.configs import SftConfig, required
 from crestline.training.finish import finished, open_stage, ship_final
-from crestline.training.fit import Progress, fit, silent
+from crestline.training.fit import fit
 from crestline.training.imitation import ImitationSource, imitation_loss
 from crestline.training.learner import Learner
 from crestline.training.seeds import stream
 from crestline.training.trackers import mirrored
-from crestline.types import BadInput, Demonstration
+from crestline.types import BadInput, Demonstration, Progress, silent
 
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"

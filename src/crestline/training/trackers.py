@@ -15,9 +15,7 @@ from typing import Any, Protocol
 
 from crestline.runs.folder import RunFolder
 from crestline.training.configs import Tracking
-from crestline.types import BadInput
-
-Progress = Callable[[int, int, Mapping[str, float]], None]
+from crestline.types import BadInput, Progress
 
 
 class Tracker(Protocol):
