@@ -52,14 +52,20 @@ def test_linear_rows(inside: int, outside: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(added, exact + bias + residual, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("rows", [1, 8])
-def test_weighted_sums_forget_columns_of_weight_zero(rows: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 8, 24])
+def test_weighted_sums_forget_columns_of_weight_zero(rows: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    values = torch.randn(40, 2000, 48)
-    weights = torch.zeros(40, rows, 2000)
+    values = torch.randn(40, 2000, 48).to(dtype)
+    weights = torch.zeros(40, rows, 2000, dtype=dtype)
     weights[..., :900] = torch.rand(40, rows, 900)
     expected = weighted_sum(weights[..., :912], values[:, :912])
-    torch.testing.assert_close(expected, weights @ values, atol=1e-3, rtol=1e-4)
+    assert expected.dtype == dtype
+    tolerance = (
+        {"atol": 1e-3, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.5, "rtol": 0.02}
+    )
+    exact = weights.float() @ values.float()
+    torch.testing.assert_close(expected.float(), exact, **tolerance)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for columns in (928, 1024, 1104, 2000):

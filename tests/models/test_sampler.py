@@ -31,7 +31,7 @@ def model(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def sampler(tokenizer) -> Samplers:
     def build(model: Any, **changes: Any) -> PolicySampler:
-        settings = {"max_completion_length": 10, "temperature": 1.0}
+        settings = {"max_completion_length": 10, "temperature": 1.0, "dtype": torch.float32}
         return PolicySampler(model, tokenizer, **(settings | changes))
 
     return build
@@ -65,7 +65,7 @@ def test_our_engine_and_transformers_say_the_same(model, often_ending) -> None:
 def test_trained_model_through_both_engines(real_model) -> None:
     folder = real_model("stories260K")
     model, tokenizer = load_policy(folder), load_tokenizer(folder)
-    fast = PolicySampler(model, tokenizer, max_completion_length=30)
+    fast = PolicySampler(model, tokenizer, max_completion_length=30, dtype=torch.float32)
     slow = PolicySampler(model, tokenizer, max_completion_length=30, engine="transformers")
     prompts = ["Once upon a time", "Lily", ""] * 4
     first, second = fast.sample(prompts, range(12)), slow.sample(prompts, range(12))
@@ -134,10 +134,13 @@ def exactly(completions: Sequence[Completion]) -> list[Any]:
     return [(c.tokens, c.logprobs, c.text, c.stop) for c in completions]
 
 
-@pytest.fixture(params=["llama", "gpt2"])
+@pytest.fixture(params=["llama", "six queries a key", "gpt2"])
 def long_model(request: pytest.FixtureRequest, tiny_llama, tokenizer) -> Any:
     if request.param == "llama":
         return tiny_llama(max_position_embeddings=256)
+    if request.param == "six queries a key":
+        heads = {"num_attention_heads": 6, "num_key_value_heads": 1, "hidden_size": 48}
+        return tiny_llama(max_position_embeddings=256, **heads)
     torch.manual_seed(0)
     sizes = {"n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 4}
     config = GPT2Config(vocab_size=len(tokenizer), initializer_range=0.15, eos_token_id=4, **sizes)

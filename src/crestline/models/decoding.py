@@ -33,7 +33,8 @@ class Decoder(Protocol):
     """A model's arithmetic without its attention."""
 
     shape: CacheShape
-    activations: torch.dtype
+    products: torch.dtype
+    """Dtype of what is multiplied: weights, and the keys and values that the cache stores."""
 
     def refresh(self, model: Any) -> None:
         """Take the model's current weights."""
@@ -64,7 +65,7 @@ class OurEngine:
     def open(
         self, lengths: Sequence[int], counts: Sequence[int], new_tokens: int, rows: int
     ) -> tuple[Session, int]:
-        shape, dtype = self.decoder.shape, self.decoder.activations
+        shape, dtype = self.decoder.shape, self.decoder.products
         shared = [shared_length(length) for length in lengths]
         columns = max(lengths[n] - shared[n] for n in range(len(lengths))) + new_tokens
         token_bytes = 2 * len(shape.windows) * shape.num_kv_heads * shape.head_size * dtype.itemsize
@@ -80,7 +81,7 @@ class OurEngine:
             dtype=dtype,
             device=self.device,
         )
-        self.decoder.reach(max(shared) + cache.own_columns)
+        self.decoder.reach(max(shared) + up_to(COLUMNS, columns))
         return OurSession(self.decoder, cache), rows
 
 

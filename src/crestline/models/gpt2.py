@@ -84,7 +84,7 @@ class Gpt2Decoder:
         self.activation = ACTIVATIONS[config.activation_function]
         self.epsilon = config.layer_norm_epsilon
         self.shadow = Shadow(without_saving_wrapper(_inside(model).transformer.wte).weight, dtype)
-        self.activations = self.shadow.activations
+        self.activations, self.products = self.shadow.activations, self.shadow.dtype
         self.shape = CacheShape(
             num_heads=config.n_head,
             num_kv_heads=config.n_head,
@@ -101,9 +101,10 @@ class Gpt2Decoder:
         body = model.transformer
         self.embedding = without_saving_wrapper(body.wte).weight.detach()
         self.positions = without_saving_wrapper(body.wpe).weight.detach()
-        self.layers = [self._layer(f"{n}", block) for n, block in enumerate(body.h)]
+        self.layers: list[_Layer] = []  # the old copies go first
+        self.layers = [self._layer(block) for block in body.h]
         self.final_norm = self._norm_of(body.ln_f)
-        self.output = shadow.one("output", _known(projection_of(model.lm_head)))
+        self.output = shadow.one(_known(projection_of(model.lm_head)))
 
     def reach(self, length: int) -> None:
         """Positions have embeddings of their own: nothing to prepare."""
@@ -135,15 +136,15 @@ class Gpt2Decoder:
     def _norm_of(self, norm: Any) -> _Norm:
         return _Norm(self.shadow.vector(norm.weight), self.shadow.vector(norm.bias))
 
-    def _layer(self, name: str, block: Any) -> _Layer:
+    def _layer(self, block: Any) -> _Layer:
         query_key_value, attention_output, up, down = map(_known, _maps(block))
         return _Layer(
             attention_norm=self._norm_of(block.ln_1),
-            query_key_value=self.shadow.one(f"{name}.query_key_value", query_key_value),
-            attention_output=self.shadow.one(f"{name}.attention_output", attention_output),
+            query_key_value=self.shadow.one(query_key_value),
+            attention_output=self.shadow.one(attention_output),
             mlp_norm=self._norm_of(block.ln_2),
-            up=self.shadow.one(f"{name}.up", up),
-            down=self.shadow.one(f"{name}.down", down),
+            up=self.shadow.one(up),
+            down=self.shadow.one(down),
         )
 
 

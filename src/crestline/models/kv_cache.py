@@ -11,11 +11,12 @@ prompt. Queries of one key head stand together: a row has J × H / J of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,10 +26,14 @@ COLUMNS = 16
 """Columns are stored and read in multiples of it, so that sums over them fall into the same lanes in every batch."""
 SHORT_PROMPT = 64
 """Prompts up to so many tokens are not worth a second product in every layer."""
-FEWEST_MEMBERS = 8
-"""Products over a stored prompt are padded to so many members; below, other kernels would take them."""
+MEMBERS = 8
+"""Products over a stored prompt are padded to a multiple of so many members; else other kernels would take them."""
 FEWEST_PRODUCTS = 400
-"""Head size × columns below which a batch of small products takes another kernel."""
+"""Head size × columns below which a batch of small float32 products takes another kernel."""
+FEWEST_LOW_PRECISION_PRODUCTS = 4097
+"""The same in lower precision, over all heads."""
+QUERIES = 4
+"""Queries of one key head beyond so many are padded to a multiple of it: else threads would divide them unevenly."""
 
 Ints = NDArray[np.int64]
 
@@ -37,7 +42,7 @@ Ints = NDArray[np.int64]
 class _View:
     """The parts of one layer that a step writes to and reads from.
 
-    new_keys, new_values: [columns · rows, J · D]. keys: [B · J, D, L], values: [B · J, L, D].
+    new_keys, new_values: [rows · J · columns, D]. keys: [B · J, D, L], values: [B · J, L, D].
     stored_keys: [P · J, D, T], stored_values: [P · J, T, D].
     """
 
@@ -89,9 +94,14 @@ class KvCache:
     ) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
         heads, size = shape.num_kv_heads, shape.head_size
-        self.fewest_columns = up_to(COLUMNS, -(-FEWEST_PRODUCTS // size))
-        self.own_columns = max(self.fewest_columns, up_to(COLUMNS, own_columns))
-        self.own = [self._pair((self.own_columns, rows, heads * size)) for _ in shape.windows]
+        self.most_columns = own_columns
+        fewest = -(-FEWEST_PRODUCTS // size)
+        if dtype != torch.float32:
+            fewest = max(fewest, -(-FEWEST_LOW_PRECISION_PRODUCTS // (shape.num_heads * size)))
+        self.fewest_columns = up_to(COLUMNS, fewest)
+        self.width = 0
+        """Own columns that there is room for; all are read."""
+        self.own = [self._pair((rows, heads, self.width, size)) for _ in shape.windows]
         stored = (prompts, heads, prompt_columns, size)
         self.stored = [self._pair(stored) for _ in shape.windows] if prompts else []
         self.lengths_B = np.zeros(0, np.int64)
@@ -103,13 +113,12 @@ class KvCache:
         self.num_prompts = 0
         self.seen = (0, 0, 0, 0)
         """Rows, own and stored columns and prompts of the last step."""
-        self.width = self.stored_width = 0
+        self.stored_width = 0
         self.place_L = self.place_T = torch.arange(0, device=device)
-        self.cleared = 0
-        """Own columns that hold numbers: weight 0 times what lay in memory before may be none."""
 
     def _pair(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        pair = [torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2)]
+        """Zeros: weight 0 times what lay in memory before may be no number."""
+        pair = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2)]
         return pair[0], pair[1]
 
     def append(self, lengths: Sequence[int], counts: Sequence[int]) -> tuple[list[Ints], Ints]:
@@ -128,15 +137,24 @@ class KvCache:
         self.lengths_B = np.concatenate([self.lengths_B, np.repeat(lengths - shared_P, counts)])
         self.shared_B = np.concatenate([self.shared_B, np.repeat(shared_P, counts)])
         self.prompt_B = np.concatenate([self.prompt_B, np.repeat(place_P, counts)])
-        self._clear(up_to(COLUMNS, int(self.lengths_B.max())))
+        self._grow()
         self._group()
         return rows_P, place_P
 
-    def _clear(self, columns: int) -> None:
-        if columns > self.cleared:
-            for tensor in (tensor for pair in self.own for tensor in pair):
-                tensor[self.cleared : columns].zero_()
-            self.cleared = columns
+    def _grow(self) -> None:
+        """Make room for the longest row's columns. Room lies without gaps, since products over parts of it are slow;
+        so it is moved when it grows, a layer at a time."""
+        needed = int(self.lengths_B.max())
+        if needed <= self.width:
+            return
+        ahead = min(self.most_columns, needed + needed // 2 + COLUMNS // 2)
+        self.width = max(self.fewest_columns, up_to(COLUMNS, ahead))
+        for layer, pair in enumerate(self.own):
+            rows, heads, width, size = pair[0].shape
+            grown = self._pair((rows, heads, self.width, size))
+            for new, old in zip(grown, pair, strict=True):
+                new[:, :, :width] = old
+            self.own[layer] = grown
 
     def store(
         self,
@@ -156,8 +174,8 @@ class KvCache:
             (keys_PTJD, values_PTJD),
             strict=True,
         ):
-            rest = new[:, shared:].flatten(2).transpose(0, 1).index_select(1, source_B)
-            own[: len(rest)].index_copy_(1, rows_B, rest.to(own.dtype))
+            rest = new[:, shared:].transpose(1, 2).index_select(0, source_B)
+            own[:, :, : rest.shape[2]].index_copy_(0, rows_B, rest.to(own.dtype))
             if stored is not None:
                 at_P = self._index(place_P)
                 stored[at_P, :, :shared] = new[:, :shared].transpose(1, 2).to(stored.dtype)
@@ -167,24 +185,25 @@ class KvCache:
         """Go on with these rows only, as rows 0, 1, …; cheap where most stay where they are."""
         moved = np.flatnonzero(rows != np.arange(len(rows)))
         used = int(self.lengths_B.max(initial=0))
-        self._move([(tensor[:used], 1) for pair in self.own for tensor in pair], rows[moved], moved)
+        own = [tensor[:, :, :used] for pair in self.own for tensor in pair]
+        self._move(own, rows[moved], moved)
         self.lengths_B, self.shared_B = self.lengths_B[rows], self.shared_B[rows]
         self.prompt_B = self.prompt_B[rows]
         wanted = np.unique(self.prompt_B[self.prompt_B >= 0])
         holes = np.setdiff1d(np.arange(len(wanted)), wanted)
         movers = wanted[wanted >= len(wanted)]
-        self._move([(tensor, 0) for pair in self.stored for tensor in pair], movers, holes)
+        self._move([tensor for pair in self.stored for tensor in pair], movers, holes)
         renamed = np.arange(self.num_prompts + 1)
         renamed[movers] = holes
         self.prompt_B = np.where(self.prompt_B >= 0, renamed[self.prompt_B], -1)
         self.num_prompts = len(wanted)
         self._group()
 
-    def _move(self, tensors: list[tuple[Tensor, int]], source: Ints, target: Ints) -> None:
+    def _move(self, tensors: list[Tensor], source: Ints, target: Ints) -> None:
         if len(source):
             source_index, target_index = self._index(source), self._index(target)
-            for tensor, axis in tensors:
-                tensor.index_copy_(axis, target_index, tensor.index_select(axis, source_index))
+            for tensor in tensors:
+                tensor.index_copy_(0, target_index, tensor.index_select(0, source_index))
 
     def _group(self) -> None:
         """Tables that bring the queries of one stored prompt together (`gather`) and back (`scatter`)."""
@@ -196,7 +215,7 @@ class KvCache:
         count_P = np.bincount(self.prompt_B[rows], minlength=self.num_prompts)
         starts_P = np.cumsum(count_P) - count_P
         member = np.arange(len(rows)) - starts_P[self.prompt_B[rows]]
-        width = max(FEWEST_MEMBERS, int(count_P.max()))
+        width = up_to(MEMBERS, int(count_P.max()))
         row_PM = np.zeros((self.num_prompts, width), np.int64)
         row_PM[self.prompt_B[rows], member] = rows
         member_B = np.zeros(len(self.prompt_B), np.int64)
@@ -216,12 +235,14 @@ class KvCache:
 
     def advance(self) -> Tensor:
         """Begin a step: every row gets one more token. Returns the tokens' positions [B]."""
-        column_B = np.minimum(self.lengths_B, self.own_columns - 1)  # of rows that ended, too
+        column_B = np.minimum(self.lengths_B, self.most_columns - 1)  # of rows that ended, too
         position_B = self.shared_B + column_B
         self.lengths_B = column_B + 1
-        width = max(self.fewest_columns, up_to(COLUMNS, int(self.lengths_B.max())))
-        self._look(len(column_B), width, int(self.shared_B.max()))
-        self.write_at_B = self._index(column_B * self.own[0][0].shape[1] + np.arange(len(column_B)))
+        self._grow()
+        self._look(len(column_B))
+        place_BJ = np.arange(len(column_B) * self.shape.num_kv_heads).reshape(len(column_B), -1)
+        write_at_BJ = place_BJ * self.width + column_B[:, None]
+        self.write_at = self._index(write_at_BJ.reshape(-1))
         column_B1, shared_B1 = self._index(column_B)[:, None], self._index(self.shared_B)[:, None]
         hidden = self.place_L > column_B1
         distance = column_B1 - self.place_L
@@ -236,26 +257,26 @@ class KvCache:
         }
         return self._index(position_B)
 
-    def _look(self, rows: int, width: int, stored_width: int) -> None:
+    def _look(self, rows: int) -> None:
         """Make the views of steps of this size, where the last step had another."""
-        seen = (rows, width, stored_width, self.num_prompts)
+        stored_width = self.stored[0][0].shape[2] if self.num_prompts else 0
+        seen = (rows, self.width, stored_width, self.num_prompts)
         if self.seen == seen:
             return
-        self._clear(width)
-        self.seen, self.width, self.stored_width = seen, width, stored_width
-        self.place_L = torch.arange(width, device=self.device)
+        self.seen, self.stored_width = seen, stored_width
+        self.place_L = torch.arange(self.width, device=self.device)
         self.place_T = torch.arange(stored_width, device=self.device)
-        heads, size = self.shape.num_kv_heads, self.shape.head_size
+        heads = self.shape.num_kv_heads
         self.views = []
         for (keys, values), stored in zip(self.own, self.stored or self.own, strict=True):
-            read = [t.view(len(t), -1, size)[:width, : rows * heads] for t in (keys, values)]
-            kept = [t.flatten(0, 1)[: self.num_prompts * heads, :stored_width] for t in stored]
+            read = [t.flatten(0, 1)[: rows * heads] for t in (keys, values)]
+            kept = [t.flatten(0, 1)[: self.num_prompts * heads] for t in stored]
             self.views.append(
                 _View(
-                    new_keys=keys.flatten(0, 1),
-                    new_values=values.flatten(0, 1),
-                    keys=read[0].permute(1, 2, 0),
-                    values=read[1].transpose(0, 1),
+                    new_keys=keys.flatten(0, 2),
+                    new_values=values.flatten(0, 2),
+                    keys=read[0].transpose(-1, -2),
+                    values=read[1],
                     stored_keys=kept[0].transpose(-1, -2),
                     stored_values=kept[1],
                 )
@@ -264,21 +285,27 @@ class KvCache:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store the step's keys and values [B, J · D] of a layer; what the queries [B, H · D] take, [B, H · D]."""
         view, rows, size = self.views[layer], len(query), self.shape.head_size
-        view.new_keys.index_copy_(0, self.write_at_B, key)
-        view.new_values.index_copy_(0, self.write_at_B, value)
-        query = query.reshape(len(view.keys), -1, size)
-        scores = torch.bmm(query, view.keys).view(rows, -1, self.width)
+        view.new_keys.index_copy_(0, self.write_at, key.reshape(-1, size).to(self.dtype))
+        view.new_values.index_copy_(0, self.write_at, value.reshape(-1, size).to(self.dtype))
+        query = query.reshape(len(view.keys), -1, size).to(self.dtype)
+        scores = self._own_product(torch.bmm, query, view.keys).reshape(rows, -1, self.width)
         if self.stored_width:
             scores = torch.cat([scores, self._stored_scores(view, query)], 2)
         weights = torch.add(self.bias[self.shape.windows[layer]], scores, alpha=size**-0.5)
-        weights = weights.softmax(-1).to(value.dtype)
-        if not self.stored_width:
-            return weighted_sum(weights.view(len(query), -1, self.width), view.values).view(
-                rows, -1
-            )
+        weights = weights.softmax(-1).to(self.dtype)
         own = weights[..., : self.width].reshape(len(query), -1, self.width)
-        mixed = weighted_sum(own, view.values).view(rows, -1)
-        return mixed.add_(self._stored_mixed(view, weights))
+        mixed = self._own_product(weighted_sum, own, view.values).reshape(rows, -1)
+        return mixed.add_(self._stored_mixed(view, weights)) if self.stored_width else mixed
+
+    def _own_product(
+        self, product: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor
+    ) -> Tensor:
+        """product(left, right), [B · J, H / J, …], padded as it needs to be."""
+        queries = left.shape[1]
+        missing = -queries % QUERIES if queries > QUERIES else 0
+        if not missing:
+            return product(left, right)
+        return product(F.pad(left, (0, 0, 0, missing)), right)[:, :queries]
 
     def _stored_scores(self, view: _View, query: Tensor) -> Tensor:
         """Scores of each row's queries over its prompt's shared part, [B, H, T]."""

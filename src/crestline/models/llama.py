@@ -18,7 +18,7 @@ from torch import Tensor
 from crestline.models.decoding import Attend
 from crestline.models.kv_cache import CacheShape
 from crestline.models.llama_family import LlamaFamily, LlamaLayer, family_of
-from crestline.models.matmul import activated_, add_linear_, linear
+from crestline.models.matmul import activated_, add_linear_, linear, rms_normed
 from crestline.models.shadow import Shadow, Weights, project_into
 
 
@@ -64,7 +64,7 @@ class LlamaDecoder:
 
     def __init__(self, family: LlamaFamily, *, dtype: torch.dtype | None = None) -> None:
         self.shadow = Shadow(family.embedding, dtype)
-        self.activations = self.shadow.activations
+        self.activations, self.products = self.shadow.activations, self.shadow.dtype
         self.shape = CacheShape(
             num_heads=family.num_heads,
             num_kv_heads=family.num_kv_heads,
@@ -84,24 +84,25 @@ class LlamaDecoder:
     def _take(self, family: LlamaFamily) -> None:
         shadow = self.shadow
         self.family = family
-        self.layers = [self._layer(f"{n}", layer) for n, layer in enumerate(family.layers)]
+        self.layers: list[_Layer] = []  # the old copies go first
+        self.layers = [self._layer(layer) for layer in family.layers]
         self.final_norm = shadow.vector(family.final_norm)
-        self.output = shadow.one("output", family.output)
+        self.output = shadow.one(family.output)
 
-    def _layer(self, name: str, layer: LlamaLayer) -> _Layer:
+    def _layer(self, layer: LlamaLayer) -> _Layer:
         shadow = self.shadow
         norms = (layer.query_norm, layer.key_norm)
         query_norm, key_norm = (None if n is None else shadow.vector(n) for n in norms)
         attention = (layer.query, layer.key, layer.value)
         return _Layer(
             attention_norm=shadow.vector(layer.attention_norm),
-            query_key_value=shadow.joined(f"{name}.attention", attention),
+            query_key_value=shadow.joined(attention),
             query_norm=query_norm,
             key_norm=key_norm,
-            attention_output=shadow.one(f"{name}.attention_output", layer.attention_output),
+            attention_output=shadow.one(layer.attention_output),
             mlp_norm=shadow.vector(layer.mlp_norm),
-            gate_up=shadow.joined(f"{name}.gate_up", (layer.gate, layer.up)),
-            down=shadow.one(f"{name}.down", layer.down),
+            gate_up=shadow.joined((layer.gate, layer.up)),
+            down=shadow.one(layer.down),
             rotates=layer.rotates,
         )
 
@@ -129,7 +130,7 @@ class LlamaDecoder:
         return linear(hidden_NC, self.output.weight, self.output.bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.family.epsilon)
+        return rms_normed(x, weight, self.family.epsilon)
 
     def reach(self, length: int) -> None:
         """Be ready for positions below `length`."""

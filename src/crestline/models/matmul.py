@@ -17,11 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crestline.models.processor import multiplies_bfloat16_fast
+
 FEWEST_ROWS = 16
+ROWS_EXPECTED = 64
+"""Rows of the products that weights are laid out for."""
 LONGEST_SUM = 768
 """Features that one float32 product of two matrices sums over."""
-LONGEST_BATCHED_SUM = 256
-"""Columns that one product in a batch of small ones sums over."""
+LONGEST_BATCHED_SUM = 192
+"""Columns that one float32 product in a batch of small ones sums over; AMD's are split beyond, Intel's beyond 256."""
+LONGEST_LOW_PRECISION_SUM = 512
+"""The same in lower precision."""
 LANES = 64
 """Numbers that an activation function takes at once, at most."""
 DONE_BY_ONE_THREAD = 1 << 15
@@ -29,13 +35,10 @@ DONE_BY_ONE_THREAD = 1 << 15
 
 
 def has_fast_bfloat16(device_type: str) -> bool:
-    """Whether bfloat16 products are faster than float32: GPUs that have them, and CPUs with AMX.
-
-    AVX512-BF16 alone does not count: on a Sapphire Rapids without AMX it reached half of the float32 rate (LOG.md).
-    """
+    """Whether bfloat16 products are faster than float32: GPUs that have them, and some CPUs (`processor`)."""
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device_type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+    return device_type == "cpu" and multiplies_bfloat16_fast()
 
 
 def linear(
@@ -44,6 +47,9 @@ def linear(
     """x Wᵀ + b, [N, O], computed in the weight's dtype and returned in it, or in `out`'s."""
     rows = len(x_NI)
     x_NI = x_NI.to(weight_OI.dtype)
+    if weight_OI.is_mkldnn:
+        found = _packed_product(x_NI, weight_OI, bias_O)
+        return found if out is None else out.copy_(found)
     if not x_NI.is_cpu:
         found = F.linear(x_NI, weight_OI, bias_O)
         return found if out is None else out.copy_(found)
@@ -59,6 +65,27 @@ def linear(
     return found if out is None else out.copy_(found)
 
 
+def packed(weight_OI: Tensor) -> Tensor:
+    """The weight laid out as bfloat16 products on a CPU read it, for `linear` alone; itself where there is no such
+    layout. Without it every product of few rows lays it out anew."""
+    pack = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+    if pack is None or not weight_OI.is_cpu or weight_OI.dtype != torch.bfloat16:
+        return weight_OI
+    try:
+        found: Tensor = pack(weight_OI, ROWS_EXPECTED)
+    except RuntimeError:  # a build of torch, or a processor, that has none
+        return weight_OI
+    return found
+
+
+def _packed_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    rows = len(x_NI)
+    if rows < FEWEST_ROWS:
+        x_NI = F.pad(x_NI, (0, 0, 0, FEWEST_ROWS - rows))
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
+    return found[:rows]
+
+
 def add_linear_(
     residual_NO: Tensor, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None
 ) -> Tensor:
@@ -68,12 +95,28 @@ def add_linear_(
 
 def weighted_sum(weights_BRL: Tensor, values_BLD: Tensor) -> Tensor:
     """weights @ values, [B, R, D]; columns of weight 0 may be left out or added at the end without effect."""
-    size = LONGEST_BATCHED_SUM
+    exact = weights_BRL.dtype == torch.float32
+    size, columns = LONGEST_BATCHED_SUM if exact else LONGEST_LOW_PRECISION_SUM, values_BLD.shape[1]
     found_BRD = torch.bmm(weights_BRL[..., :size], values_BLD[:, :size])
-    for start in range(size, weights_BRL.shape[-1], size):
+    if columns <= size:
+        return found_BRD
+    found_BRD = found_BRD.float()
+    for start in range(size, columns, size):
         part = slice(start, start + size)
-        found_BRD.baddbmm_(weights_BRL[..., part], values_BLD[:, part])
-    return found_BRD
+        if exact:
+            found_BRD.baddbmm_(weights_BRL[..., part], values_BLD[:, part])
+        else:
+            found_BRD += torch.bmm(weights_BRL[..., part], values_BLD[:, part])
+    return found_BRD.to(weights_BRL.dtype)
+
+
+def rms_normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x / rms(x) · weight over the last dimension; on a CPU in half the time of the library's."""
+    if not x.is_cpu:
+        return F.rms_norm(x, weight.shape, weight, epsilon)
+    scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale = scale.square_().mul_(1 / x.shape[-1]).add_(epsilon).rsqrt_()
+    return (x * scale).mul_(weight)
 
 
 def activated_(function_: Callable[[Tensor], object], x_NF: Tensor) -> Tensor:

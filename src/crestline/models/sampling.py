@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from crestline.models.sampler import PolicySampler
 from crestline.models.vllm_engine import VllmSampler
 from crestline.types import Sampler
@@ -16,8 +18,11 @@ def open_sampler(
     sampler: str = "auto",
     max_completion_length: int,
     temperature: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> Sampler:
     """A sampler of the policy: "auto", "ours", "transformers" or "vllm".
+
+    dtype: of our engine's products; None takes bfloat16 where that is fast. vLLM computes in the weights' own.
 
     auto: ours where it computes the model exactly, else transformers' forward pass. Raises BadInput where the one that
     is named cannot serve.
@@ -35,4 +40,5 @@ def open_sampler(
         max_completion_length=max_completion_length,
         temperature=temperature,
         engine=sampler,
+        dtype=dtype,
     )

@@ -13,20 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crestline.models.matmul import has_fast_bfloat16, linear
+from crestline.models.matmul import has_fast_bfloat16, linear, packed
 from crestline.models.projection import Projection
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One linear map as it is multiplied: weight [out, in], bias [out]."""
+    """One linear map as `matmul.linear` takes it: weight [out, in], bias [out]."""
 
     weight: Tensor
     bias: Tensor | None
 
 
 class Shadow:
-    """Copies of a model's weights, kept by name, written anew at each refresh.
+    """Makes the weights of a decoder; it keeps none itself.
 
     dtype: of the products; None takes bfloat16 where it is fast, else the weights' own.
     activations: dtype of everything between two products: float32 on a CPU, where it costs nothing.
@@ -36,37 +36,26 @@ class Shadow:
         fast = torch.bfloat16 if has_fast_bfloat16(live.device.type) else live.dtype
         self.dtype = dtype or fast
         self.activations = torch.float32 if live.device.type == "cpu" else self.dtype
-        self.copies: dict[str, Tensor] = {}
 
-    def joined(self, name: str, projections: Sequence[Projection]) -> tuple[Weights, ...]:
+    def joined(self, projections: Sequence[Projection]) -> tuple[Weights, ...]:
         """The maps, as one where they are copied, else one by one."""
         if all(p.weight.dtype == self.dtype and not p.adapters for p in projections):
             return tuple(Weights(p.weight.detach(), _detached(p.bias)) for p in projections)
-        sizes = [len(p.weight) for p in projections]
-        whole = self._copy(
-            f"{name}.weight", (sum(sizes), projections[0].weight.shape[1]), projections[0].weight
-        )
-        for part, projection in zip(torch.split(whole, sizes), projections, strict=True):
-            part.copy_(projection.merged())
+        weight = packed(torch.cat([p.merged().to(self.dtype) for p in projections]))
         if all(p.bias is None for p in projections):
-            return (Weights(whole, None),)
-        bias = self._copy(f"{name}.bias", (sum(sizes),), whole)
-        for part, projection in zip(torch.split(bias, sizes), projections, strict=True):
-            part.copy_(projection.bias) if projection.bias is not None else part.zero_()
-        return (Weights(whole, bias),)
+            return (Weights(weight, None),)
+        biases = [
+            p.weight.new_zeros(len(p.weight)) if p.bias is None else p.bias for p in projections
+        ]
+        return (Weights(weight, torch.cat([bias.to(self.dtype) for bias in biases])),)
 
-    def one(self, name: str, projection: Projection) -> Weights:
+    def one(self, projection: Projection) -> Weights:
         """A single map."""
-        return self.joined(name, [projection])[0]
+        return self.joined([projection])[0]
 
     def vector(self, live: Tensor) -> Tensor:
         """Weights of a norm and other small things, in the dtype of the activations."""
         return live.detach().to(self.activations)
-
-    def _copy(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        if name not in self.copies:
-            self.copies[name] = torch.empty(shape, dtype=self.dtype, device=like.device)
-        return self.copies[name]
 
 
 def project_into(planes: Sequence[Tensor], x_NI: Tensor, maps: Sequence[Weights]) -> None:

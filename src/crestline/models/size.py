@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 OWN_PASS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-"""Kinds of model that our own forward pass and decoder compute, as config.json calls them."""
+"""Kinds of model that our own forward pass computes, as config.json calls them."""
+OWN_DECODER = (*OWN_PASS, "gpt2")
+"""Kinds that our own decoder samples from."""
 NAMES = {
     "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
     "num_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),

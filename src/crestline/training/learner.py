@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crestline.models.matmul import has_fast_bfloat16
+from crestline.training.arithmetic import arithmetic
 from crestline.training.batches import Batch, Mean
 from crestline.training.configs import Optimization
 from crestline.training.health import Unhealthy
@@ -59,9 +59,6 @@ class Learner:
         self.dropout = dropout
         self.model, self.config, self.num_updates = model, config, num_updates
         self.device_type = next(model.parameters()).device.type
-        self.bfloat16 = config.dtype == "bfloat16" or (
-            config.dtype == "auto" and has_fast_bfloat16(self.device_type)
-        )
         if config.gradient_checkpointing:
             for module in (model, critic.model) if critic is not None else (model,):
                 recompute_activations(module, dropout=dropout)
@@ -88,7 +85,7 @@ class Learner:
         sums: dict[str, Mean] = {}
         total = 0.0
         for part in batch.parts(self.config.micro_batch_size):
-            with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bfloat16):
+            with arithmetic(self.config, self.device_type):
                 value, metrics = loss(self.model, part)
             value.backward()  # type: ignore[no-untyped-call]
             total += float(value.detach())

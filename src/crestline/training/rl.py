@@ -20,6 +20,7 @@ from crestline.models.reference import Reference
 from crestline.models.sampling import open_sampler
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import plain
+from crestline.training.arithmetic import products_in
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import Keeper, fit, save_checkpoint
@@ -87,11 +88,14 @@ def gathered(
     else:
         reference = Reference(load_policy(config.model_name_or_path, device=device).eval())
 
+    dtype = products_in(config.optimization, next(policy.parameters()).device.type)
+
     def sampler_of(model: Any, kind: str) -> Sampler:
         return open_sampler(
             model,
             tokenizer,
             sampler=kind,
+            dtype=dtype,
             max_completion_length=config.max_completion_length,
             temperature=config.temperature,
         )

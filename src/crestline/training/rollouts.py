@@ -26,6 +26,7 @@ from crestline.rewards.sources import Judgement, Reward
 from crestline.runs.folder import RunFolder
 from crestline.runs.tables import write_table
 from crestline.training.algorithms import PAGES, experience_of, reuse_of
+from crestline.training.arithmetic import arithmetic
 from crestline.training.batches import Experience, padded, row_slices
 from crestline.training.configs import rows_together
 from crestline.training.evaluation import exact_token_kl
@@ -206,6 +207,9 @@ class RlSource:
         judged = self.cast.reward.judge(prompts, [answer.text for answer in answers])
         self.reference_scores_RM[new] = torch.tensor(judged.raw).view(-1, width)
 
+    def _arithmetic(self) -> torch.autocast:
+        return arithmetic(self.config.optimization, self.device.type)
+
     # ---- tensors -------------------------------------------------------------
 
     def _tensors(
@@ -233,7 +237,7 @@ class RlSource:
     @torch.no_grad()
     def _reference(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:
         logprobs_NT = torch.zeros(tokens_NT.shape, device=tokens_NT.device)
-        with self.cast.reference.asked() as model:
+        with self.cast.reference.asked() as model, self._arithmetic():
             for rows in self._parts(tokens_NT):
                 found_S = token_logprobs(
                     model,
@@ -266,12 +270,13 @@ class RlSource:
         values_NT = torch.zeros(tokens_NT.shape, device=tokens_NT.device)
         for rows in self._parts(tokens_NT) if self.cast.critic else []:
             assert self.cast.critic
-            found_S = self.cast.critic.values_before(
-                tokens_NT[rows],
-                lengths_N[rows],
-                sampled_NT[rows],
-                group_size=self.config.num_generations,
-            )
+            with self._arithmetic():
+                found_S = self.cast.critic.values_before(
+                    tokens_NT[rows],
+                    lengths_N[rows],
+                    sampled_NT[rows],
+                    group_size=self.config.num_generations,
+                )
             values_NT[rows] = values_NT[rows].masked_scatter(sampled_NT[rows], found_S)
         return values_NT
 
