@@ -111,6 +111,8 @@ class KvCache:
         self.prompt_B = np.zeros(0, np.int64)
         """Which stored prompt each row continues; -1 for none."""
         self.num_prompts = 0
+        self.views: list[_View] = []
+        """One for each layer; none after the room was moved."""
         self.seen = (0, 0, 0, 0)
         """Rows, own and stored columns and prompts of the last step."""
         self.stored_width = 0
@@ -149,6 +151,7 @@ class KvCache:
             return
         ahead = min(self.most_columns, needed + needed // 2 + COLUMNS // 2)
         self.width = max(self.fewest_columns, up_to(COLUMNS, ahead))
+        self.views = []  # else they would keep the old room in memory
         for layer, pair in enumerate(self.own):
             rows, heads, width, size = pair[0].shape
             grown = self._pair((rows, heads, self.width, size))
