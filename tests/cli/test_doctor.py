@@ -143,8 +143,9 @@ def test_settings_in_a_file_are_estimated(crestline: Run, material: Path, tmp_pa
     result = crestline("doctor", "rl", "--config", file)
     (line,) = [line for line in result.out.splitlines() if line.split()[1] == "settings"]
     assert result.code == 0 and line.startswith("ok") and "are free" in line
-    file.write_text(json.dumps({"verb": "sft", **settings}).replace("prompts", "demonstrations"))
-    assert "settings" in crestline("doctor", "--config", file).out
+    for verb, data in (("sft", "demonstrations"), ("dpo", "rankings")):
+        file.write_text(json.dumps({"verb": verb, **settings}).replace("prompts", data))
+        assert "settings" in crestline("doctor", "--config", file).out
 
 
 @pytest.mark.parametrize(

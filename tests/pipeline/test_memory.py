@@ -10,16 +10,33 @@ from typing import Any
 
 import pytest
 
-from crestline.models import logprobs, sampler
+from crestline.models import decoding, kv_cache, logprobs, reward_model, sampler
 from crestline.models.load import load_tokenizer, new_llama, save_model
 from crestline.models.lora import with_adapters
 from crestline.models.reward import new_reward_model
 from crestline.models.size import size_of
 from crestline.models.tokenizer import train_tokenizer
+from crestline.pipeline import memory as pipeline_memory
+from crestline.pipeline import sample
+from crestline.pipeline.configs import BestOfNConfig
 from crestline.pipeline.memory import estimate, memory_line, pretrained_size
 from crestline.training import memory
 from crestline.training.configs import Lora, Optimization, PretrainConfig, SftConfig
-from crestline.training.memory import PROCESS, Estimate, Lengths, Place, lengths_of, trained
+from crestline.training.direct_preference import DirectBatch, EncodedRanking
+from crestline.training.dpo_configs import DpoConfig
+from crestline.training.lengths import Lengths, lengths_of
+from crestline.training.memory import (
+    OTHER,
+    OURS,
+    PROCESS,
+    Asked,
+    Estimate,
+    Place,
+    activations,
+    preferred,
+    sampling,
+    trained,
+)
 from crestline.training.reward_configs import Ensemble, RewardConfig
 from crestline.training.rl_configs import Ppo, RlConfig
 
@@ -30,7 +47,7 @@ SENTENCES = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """model/ (26M parameters), judge/, demonstrations.jsonl, prompts.jsonl, rankings.jsonl."""
+    """model/ (23M parameters), judge/, demonstrations.jsonl, prompts.jsonl, rankings.jsonl."""
     place = tmp_path_factory.mktemp("memory")
     tokenizer = train_tokenizer(SENTENCES, 400)
     model = new_llama(
@@ -45,10 +62,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seed=0,
     )
     save_model(model, tokenizer, place / "model")
+    new_reward_model(place / "model", seed=0, max_length=64).write(place / "judge")
+    halves = [text.partition(" who") for text in SENTENCES]
     rows: dict[str, list[Any]] = {
-        "prompts": [{"prompt": text[:24]} for text in SENTENCES],
-        "demonstrations": [{"prompt": t[:24], "completion": t[24:] * 3} for t in SENTENCES],
-        "rankings": [{"prompt": t[:24], "chosen": t[24:], "rejected": " no."} for t in SENTENCES],
+        "prompts": [{"prompt": who} for who, *_ in halves],
+        "demonstrations": [{"prompt": a, "completion": f"{b}{c}" * 3} for a, b, c in halves],
+        "rankings": [{"prompt": a, "chosen": f"{b}{c}", "rejected": " no."} for a, b, c in halves],
     }
     for name, values in rows.items():
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values))
@@ -71,6 +90,32 @@ def rl_of(folder: Path, **changes: Any) -> RlConfig:
         output_dir=str(folder / "rl"),
         **changes,
     )
+
+
+def dpo_of(folder: Path, **changes: Any) -> DpoConfig:
+    return DpoConfig(
+        model_name_or_path=str(folder / "model"),
+        dataset_name=str(folder / "rankings.jsonl"),
+        output_dir=str(folder / "dpo"),
+        **changes,
+    )
+
+
+def best_of(folder: Path, **changes: Any) -> BestOfNConfig:
+    given = {
+        "model_name_or_path": str(folder / "model"),
+        "reward_model_name_or_path": str(folder / "judge"),
+        "dataset_name": str(folder / "prompts.jsonl"),
+        "output_file": str(folder / "best.jsonl"),
+    }
+    return BestOfNConfig(**given | changes)
+
+
+def weights_of(folder: Path) -> int:
+    """Bytes of the model."""
+    size = size_of(str(folder / "model"))
+    assert size is not None
+    return 4 * size.num_parameters
 
 
 def total(config: Any) -> int:
@@ -103,14 +148,35 @@ def peak(*words: str) -> int:
     return 1024 * int(ended.stdout.splitlines()[-1])
 
 
+def words_of(config: Any, *names: str) -> list[str]:
+    """Flags for these settings of a config."""
+    return [word for name in names for word in (f"--{name}", str(getattr(config, name)))]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_the_estimate_is_near_what_a_process_takes(folder: Path, tmp_path: Path) -> None:
-    config = sft_of(folder, batch_size=16, num_train_epochs=0.1)
-    found = peak(
-        *("sft", "--model_name_or_path", config.model_name_or_path, "--batch_size", "16"),
-        *("--dataset_name", config.dataset_name, "--num_train_epochs", "0.1"),
-        *("--output_dir", str(tmp_path / "out")),
-    )
+@pytest.mark.parametrize("verb", ["sft", "dpo", "best-of-n"])
+def test_the_estimate_is_near_what_a_process_takes(verb: str, folder: Path, tmp_path: Path) -> None:
+    trains = ("model_name_or_path", "dataset_name", "batch_size", "num_train_epochs")
+    config: Any
+    if verb == "best-of-n":
+        few = (folder / "prompts.jsonl").read_text().splitlines()[:8]
+        (tmp_path / "prompts.jsonl").write_text("\n".join(few))
+        config = best_of(
+            folder,
+            dataset_name=str(tmp_path / "prompts.jsonl"),
+            num_generations=32,
+            max_completion_length=64,
+        )
+        words = words_of(
+            config,
+            *("model_name_or_path", "reward_model_name_or_path", "dataset_name"),
+            *("num_generations", "max_completion_length"),
+        )
+        found = peak(verb, *words, "--output_file", str(tmp_path / "best.jsonl"))
+    else:
+        make = sft_of if verb == "sft" else dpo_of
+        config = make(folder, batch_size=16, num_train_epochs=0.1)
+        found = peak(verb, *words_of(config, *trains), "--output_dir", str(tmp_path / "out"))
     assert 0.75 < total(config) / found < 1.33
     # and without what Python and torch take anyway
     assert 0.6 < (total(config) - PROCESS) / (found - PROCESS) < 1.67
@@ -206,13 +272,12 @@ def test_each_saving_of_sft_saves(folder: Path, changed: dict[str, Any]) -> None
     assert total(sft_of(folder, **before | changed)) < total(sft_of(folder, **before))
 
 
-def test_what_rl_holds_beside_the_policy(folder: Path, tmp_path: Path) -> None:
+def test_what_rl_holds_beside_the_policy(folder: Path) -> None:
     plain = total(rl_of(folder))
-    weights = 4 * size_of(str(folder / "model")).num_parameters  # type: ignore[union-attr]
+    weights = weights_of(folder)
     assert total(rl_of(folder, algorithm=Ppo())) > plain + 4 * weights
     assert total(rl_of(folder, max_completion_length=128)) > plain
-    new_reward_model(folder / "model", seed=0, max_length=64).write(tmp_path / "judge")
-    judged = total(rl_of(folder, reward_model_name_or_path=str(tmp_path / "judge")))
+    judged = total(rl_of(folder, reward_model_name_or_path=str(folder / "judge")))
     assert judged == pytest.approx(plain + weights, rel=0.01)
     assert total(rl_of(folder, lora=Lora(use_peft=True))) < plain - 2 * weights
 
@@ -221,11 +286,107 @@ def test_members_trained_one_by_one_stay_in_memory(folder: Path) -> None:
     config = RewardConfig(
         model_name_or_path=str(folder / "model"), dataset_name=str(folder / "rankings.jsonl")
     )
-    weights = 4 * size_of(str(folder / "model")).num_parameters  # type: ignore[union-attr]
+    weights = weights_of(folder)
     three = replace(config, ensemble=Ensemble(num_members=3, members="models"))
     heads = replace(config, ensemble=Ensemble(num_members=3))
     assert total(three) == total(config) + 2 * weights and total(heads) == total(config)
     assert total(replace(config, half_depth=True)) < total(config)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"optimization": Optimization(dtype="float32", micro_batch_size=4)},
+        {"optimization": Optimization(dtype="float32", gradient_checkpointing=True)},
+        {"lora": Lora(use_peft=True)},
+        {"max_length": 8},
+    ],
+)
+def test_each_saving_of_dpo_saves(folder: Path, changed: dict[str, Any]) -> None:
+    before = {"optimization": Optimization(dtype="float32")}
+    assert total(dpo_of(folder, **before | changed)) < total(dpo_of(folder, **before))
+
+
+def test_dpo_holds_its_reference_unless_adapters_are_trained(folder: Path) -> None:
+    whole, adapted = estimate(dpo_of(folder)), estimate(dpo_of(folder, lora=Lora(use_peft=True)))
+    assert whole is not None and adapted is not None
+    assert whole.pieces["reference"] == weights_of(folder) and adapted.pieces["reference"] == 0
+    assert "give --use_peft" in whole.flags and "give --use_peft" not in adapted.flags
+
+
+@pytest.mark.parametrize(
+    ("group", "prompt", "answer", "batch", "micro"),
+    [
+        (2, 10, 20, 16, 128),  # all in one part
+        (2, 10, 20, 16, 8),  # four rankings
+        (5, 10, 20, 16, 2),  # one ranking: it is never cut
+        (4, 30, 10, 400, 1600),  # 2,048 tokens
+        (3, 400, 700, 4, 128),  # one ranking has more
+    ],
+)
+def test_a_part_of_dpo_has_the_tokens_that_training_gives_it(
+    folder: Path, group: int, prompt: int, answer: int, batch: int, micro: int
+) -> None:
+    ranking = EncodedRanking([1] * prompt, [[2] * answer] * group, tuple(range(group)), 0.0, 0.0)
+    parts = list(DirectBatch([ranking] * batch, batch, "cpu").parts(micro))
+    rows = max(len(part.rankings) for part in parts) * group
+    tokens = max(sum(ranking.num_tokens for ranking in part.rankings) for part in parts)
+    optimization, place = Optimization(micro_batch_size=micro, dtype="float32"), Place()
+    config = DpoConfig(max_length=2000, batch_size=batch, optimization=optimization)
+    own = size_of(str(folder / "model"))
+    assert own is not None
+    own = replace(own, context=2000)
+    for size, kept, read in (
+        (own, OURS, tokens),
+        (replace(own, kind="mamba"), OTHER, rows * (prompt + answer)),
+    ):
+        lengths = (Lengths(prompt, 0.0, prompt), Lengths(answer, 0.0, answer))
+        found = preferred(config, size, *lengths, float(group), place)
+        expected = activations(size, kept, read, prompt + answer, optimization, place)
+        assert found["activations"] == pytest.approx(expected, rel=0.05)
+
+
+def test_best_of_n_holds_scorers_all_the_time_and_the_policy_while_it_samples(
+    folder: Path, tmp_path: Path
+) -> None:
+    config, weights = best_of(folder, max_completion_length=128), weights_of(folder)
+    found = estimate(config)
+    assert found is not None
+    assert found.pieces["policy"] == weights
+    assert found.pieces["reward model"] == pytest.approx(weights, rel=0.01)
+    assert "scoring" not in found.pieces  # it comes later, and needs less
+    other = tmp_path / "other"
+    other.symlink_to(folder / "judge")
+    judged = replace(config, judge=str(other))
+    assert total(judged) == found.total + found.pieces["reward model"]
+    assert total(replace(config, judge="judge.py:score")) == found.total
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"prompt": "a", "completions": ["b", "c"]}) + "\n")
+    given = estimate(replace(config, samples_file=str(samples)))
+    assert given is not None and "policy" not in given.pieces and given.pieces["scoring"] > 0
+    assert given.total < found.total - weights
+    assert memory_line(replace(config, judge="someone/judge"))[0].startswith(
+        "memory: not estimated"
+    )
+    told = estimate(judged)
+    assert told is not None and told.flags[0] == "lower --max_completion_length"
+    assert {"leave out --judge", "sample first and give --samples_file"} <= set(told.flags)
+
+
+def test_keys_and_values_are_those_of_the_cache(folder: Path) -> None:
+    size = size_of(str(folder / "model"))
+    assert size is not None
+    size = replace(size, vocab_size=0)
+    token = 4 * 2 * 8 * 512
+    short = Asked(rows=48, group=16, prompt=20, written=30)
+    assert sampling(size, short, 4, ours=True) == token * 48 * (20 + 30)
+    assert sampling(size, short, 2, ours=True) == token // 2 * 48 * (20 + 30)
+    stored = replace(short, prompt=200)
+    assert sampling(size, stored, 4, ours=True) == token * (48 * 30 + 3 * 200)
+    assert sampling(size, stored, 4, ours=False) == token * 48 * (200 + 30)
+    many = Asked(rows=10_000, group=100, prompt=20, written=1000)
+    assert sampling(size, many, 4, ours=True) == pytest.approx(2 << 30, rel=0.05)
+    assert sampling(size, many, 4, ours=False) == token * 256 * 1020
 
 
 # ---------------------------------------------------------------- words
@@ -272,3 +433,8 @@ def test_what_is_said_here_is_what_the_code_does() -> None:
     assert logprobs.ROWS_TOGETHER == memory.SLICE
     assert sampler.ROWS_AT_ONCE == memory.ROWS_SAMPLED
     assert sampler.LOGITS_TOGETHER == memory.LOGITS_SAMPLED
+    assert decoding.FEWEST_ROWS_AT_ONCE == memory.FEWEST_ROWS_SAMPLED
+    assert decoding.CACHE_BYTES == memory.CACHE
+    assert kv_cache.SHORT_PROMPT == memory.SHORT_PROMPT
+    assert reward_model.BATCH_TOKENS == memory.TOKENS_SCORED
+    assert sample.PROMPTS_PER_BATCH == pipeline_memory.PROMPTS_SAMPLED

@@ -15,7 +15,7 @@ from crestline.data.formats import read_demonstrations, read_prompts, read_sampl
 from crestline.data.rankings import read_rankings
 from crestline.data.rows import is_large
 from crestline.models.optional import require_vllm
-from crestline.models.size import OWN_PASS, size_of
+from crestline.models.size import OWN_DECODER, size_of
 from crestline.pipeline.best_of_n_files import Files, check_given, given_prompts
 from crestline.pipeline.configs import (
     BestOfNConfig,
@@ -46,7 +46,7 @@ from crestline.training.rl_configs import RlConfig
 from crestline.training.trackers import require_trackers
 from crestline.types import BadInput
 
-ESTIMATED = ("pretrain", "sft", "reward", "rl", "run")
+ESTIMATED = ("pretrain", "sft", "reward", "rl", "dpo", "best-of-n", "run")
 """Verbs whose memory is estimated before they work."""
 Reader = Callable[..., Sequence[Any]]
 
@@ -312,7 +312,7 @@ def sampler(kind: SamplerName, model_name: str, flag: str = "sampler") -> list[s
     if kind == "vllm":
         require_vllm()
     size = size_of(model_name)
-    if kind == "ours" and size is not None and size.kind not in (*OWN_PASS, "gpt2"):
+    if kind == "ours" and size is not None and size.kind not in OWN_DECODER:
         raise BadInput(
             f"--{flag} ours does not decode {size.kind or 'this kind of'} models; use --{flag} auto or transformers"
         )

@@ -203,7 +203,8 @@ class DoctorConfig:
     """Look at this machine: versions, arithmetic, memory, extras, disk."""
 
     verb: str = ""
-    """Whose settings --config holds: pretrain, sft, reward, rl or run. Empty: what the file says, else run."""
+    """Whose settings --config holds: pretrain, sft, reward, rl, dpo, best-of-n or run. Empty: what the file says, else
+    run."""
     folder: str = "."
     """Where runs will be written: how much room its disk has."""
 

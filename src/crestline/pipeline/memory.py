@@ -6,29 +6,32 @@ Owns which model and which rows each stage reads, for single verbs and for a who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crestline.data.formats import read_demonstrations, read_prompts, read_texts
+from crestline.data.formats import read_demonstrations, read_prompts, read_samples, read_texts
 from crestline.data.rankings import read_rankings
 from crestline.data.rows import is_large
 from crestline.models.size import Size, size_of
-from crestline.pipeline.configs import RunConfig
+from crestline.pipeline.configs import BestOfNConfig, RunConfig
 from crestline.pipeline.plan import Sources
 from crestline.pipeline.who import world_of
 from crestline.training.configs import PretrainConfig, SftConfig
+from crestline.training.dpo_configs import DpoConfig
+from crestline.training.lengths import Lengths, lengths_of, plain_text
 from crestline.training.machine import gpu_memory, memory
 from crestline.training.memory import (
+    Asked,
     Estimate,
-    Lengths,
     Place,
     changes_of,
+    chosen,
     estimated,
     imitation,
-    lengths_of,
-    plain_text,
+    larger,
+    preferred,
     ranked,
     reinforced,
 )
@@ -38,6 +41,8 @@ from crestline.types import Demonstration, Prompt, Ranking
 
 PROMPT_TOKENS = 256
 """Of prompts that cannot be looked at."""
+PROMPTS_SAMPLED = 50
+"""Prompts that `sample` and `best-of-n` sample together."""
 ROWS_OF_WORLD = 200
 
 
@@ -52,10 +57,15 @@ def estimate(config: Any, device: str = "cpu") -> Estimate | None:
     if isinstance(config, RewardConfig):
         rankings = _rows(read_rankings, config.dataset_name, config.dataset_train_split)
         return of_reward(config, size_of(config.model_name_or_path), rankings, place)
+    if isinstance(config, DpoConfig):
+        rankings = _rows(read_rankings, config.dataset_name, config.dataset_train_split)
+        return of_dpo(config, size_of(config.model_name_or_path), rankings, place)
     if isinstance(config, RlConfig):
         prompts = _rows(read_prompts, config.dataset_name, config.dataset_train_split)
         judge = size_of(config.reward_model_name_or_path)
         return of_rl(config, size_of(config.model_name_or_path), judge, prompts, place)
+    if isinstance(config, BestOfNConfig):
+        return of_best_of_n(config, place)
     if isinstance(config, RunConfig):
         return of_run(config, place)
     return None
@@ -133,6 +143,31 @@ def of_reward(
     )
 
 
+def of_dpo(
+    config: DpoConfig, size: Size | None, rankings: Sequence[Ranking], place: Place
+) -> Estimate | None:
+    if size is None:
+        return None
+    ranked_texts = [
+        text
+        for row in rankings
+        for text, rank in zip(row.completions, row.ranks, strict=True)
+        if rank is not None
+    ]
+    per_ranking = len(ranked_texts) / len(rankings) if rankings else 2.0
+    half = min(config.max_length, size.context) // 2
+    prompts = completions = Lengths(half, 0.0, half)
+    if rankings:
+        named = config.model_name_or_path
+        prompts = lengths_of([plain_text(row.prompt) for row in rankings], named)
+        completions = lengths_of(ranked_texts, named)
+
+    def needed(changed: DpoConfig) -> dict[str, int]:
+        return preferred(changed, size, prompts, completions, per_ranking, place)
+
+    return estimated(needed, list(changes_of(config)), config)
+
+
 def of_rl(
     config: RlConfig, size: Size | None, judge: Size | None, rows: Sequence[Prompt], place: Place
 ) -> Estimate | None:
@@ -153,6 +188,60 @@ def of_rl(
         return reinforced(changed, size, prompts, place, num_held=held, reward=judge, critic=critic)
 
     return estimated(needed, list(changes_of(config)), config)
+
+
+def of_best_of_n(config: BestOfNConfig, place: Place) -> Estimate | None:
+    judge = "" if config.judge_is_function else config.judge
+    names = {"reward model": config.reward_model_name_or_path, "judge": judge}
+    names["policy"] = "" if config.samples_file else config.model_name_or_path
+    sizes = {who: size_of(name) for who, name in names.items() if name}
+    known = {who: size for who, size in sizes.items() if size}
+    if len(known) < len(sizes):
+        return None
+    policy = known.pop("policy", None)
+    count, longest = _asked(config, policy)
+
+    def needed(changed: BestOfNConfig) -> dict[str, int]:
+        scorers = {who: size for who, size in known.items() if who != "judge" or changed.judge}
+        group = changed.num_generations
+        asked = Asked(count * group, group, longest, changed.max_completion_length)
+        if config.samples_file or not changed.samples_file:
+            return chosen(scorers, policy, changed.sampler, asked, place)
+        return larger(
+            chosen({}, policy, changed.sampler, asked, place),
+            chosen(scorers, None, changed.sampler, asked, place),
+        )
+
+    return estimated(needed, list(_changes_of_best_of_n(config)), config)
+
+
+def _asked(config: BestOfNConfig, policy: Size | None) -> tuple[int, int]:
+    """Prompts that are sampled together, and tokens of the longest one; of samples that are given, of the longest."""
+    if policy is None:
+        samples = _rows(lambda source, split: read_samples(source), config.samples_file)
+        texts = [plain_text(prompt) + text for prompt, found in samples for text in found]
+        named = config.reward_model_name_or_path
+    else:
+        rows = _rows(read_prompts, config.dataset_name, config.dataset_train_split)
+        texts = [plain_text(row.text) for row in rows]
+        named = config.model_name_or_path
+    longest = lengths_of(texts, named).longest if texts else PROMPT_TOKENS
+    if policy:
+        longest = min(longest, max(1, policy.context - config.max_completion_length))
+    return min(len(texts) or PROMPTS_SAMPLED, PROMPTS_SAMPLED), longest
+
+
+def _changes_of_best_of_n(config: BestOfNConfig) -> Iterator[tuple[str, BestOfNConfig]]:
+    """Changes that may lower what it needs, in words, and the changed config."""
+    if config.judge and not config.judge_is_function:
+        yield "leave out --judge", replace(config, judge="")
+    if config.samples_file:
+        return
+    half = config.max_completion_length // 2 + 1
+    yield "lower --max_completion_length", replace(config, max_completion_length=half)
+    fewer = max(2, config.num_generations // 4)
+    yield "lower --num_generations", replace(config, num_generations=fewer)
+    yield "sample first and give --samples_file", replace(config, samples_file="samples.jsonl")
 
 
 def of_run(config: RunConfig, place: Place) -> Estimate | None:

@@ -1,7 +1,7 @@
 """How much memory a stage will need, told before anything is loaded, and which flags would change it.
 
-Owns the estimate: sizes from a model's folder, lengths from some of the rows, and what training keeps of them.
-Torch-free. It is an estimate: of the runs that were measured it is within a third of the process's peak
+Owns the estimate: what training, sampling and scoring keep, from a model's size and the lengths of rows. Torch-free.
+It is an estimate: of the runs that were measured it is within a third of the process's peak
 (docs/doctor.md).
 
 Letters as in tensor code: T tokens, V vocabulary; bytes everywhere.
@@ -9,16 +9,12 @@ Letters as in tensor code: T tokens, V vocabulary; bytes everywhere.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tokenizers import Tokenizer
-
-from crestline.models.size import OWN_PASS, Size
+from crestline.models.processor import multiplies_bfloat16_fast
+from crestline.models.size import OWN_DECODER, OWN_PASS, Size
 from crestline.training.configs import (
     Lora,
     Optimization,
@@ -27,10 +23,11 @@ from crestline.training.configs import (
     rows_together,
     tokens_together,
 )
-from crestline.training.machine import gigabytes, has_amx
+from crestline.training.dpo_configs import DpoConfig
+from crestline.training.lengths import Lengths
+from crestline.training.machine import gigabytes
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import Ppo, RlConfig, Rloo
-from crestline.types import PromptText
 
 FLOAT, HALF = 4, 2
 PROCESS = 550_000_000
@@ -41,14 +38,16 @@ KEPT_LOGPROBS = 128 << 20
 """Log-probabilities that are kept for the backward pass, at most; beyond, none are: they are computed again."""
 SLICE = 512
 """Places that pass through the output layer together."""
-ROWS_SAMPLED = 256
-"""Completions that the sampler writes at once, at most."""
+ROWS_SAMPLED, FEWEST_ROWS_SAMPLED = 256, 16
+"""Completions that the sampler writes at once, at most; and how many it writes whatever they take."""
+CACHE = 2 << 30
+"""Fewer are written at once where their own keys and values would take more."""
+SHORT_PROMPT = 64
+"""Keys and values of a longer prompt are stored once for all its completions, in our own decoder."""
 LOGITS_SAMPLED = 1 << 24
 """Logits (a number of them) that the sampler looks at together."""
-ROWS_LOOKED_AT = 400
-"""Rows of a data set whose tokens are counted."""
-CHARACTERS_PER_TOKEN = 3.0
-"""Where no tokenizer is at hand."""
+TOKENS_SCORED = {"cpu": 2048, "cuda": 65536}
+"""Tokens that a reward model scores together, by kind of device."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ class Place:
         """Bytes of a number that is kept for the backward pass."""
         if optimization.dtype != "auto":
             return HALF if optimization.dtype == "bfloat16" else FLOAT
-        return HALF if self.kind == "cuda" or (self.kind == "cpu" and has_amx()) else FLOAT
+        fast = self.kind == "cuda" or (self.kind == "cpu" and multiplies_bfloat16_fast())
+        return HALF if fast else FLOAT
 
     @property
     def before(self) -> dict[str, int]:
@@ -85,45 +85,13 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens of rows: mean, standard deviation, and the longest row."""
+class Asked:
+    """Completions that are asked for. rows: of them; group: of each prompt. prompt, written: tokens."""
 
-    mean: float
-    deviation: float
-    longest: int
-
-    def together(self, rows: int) -> int:
-        """Tokens of so many rows that are drawn at random, in nearly every draw.
-
-        >>> Lengths(10.0, 2.0, 15).together(100), Lengths(10.0, 2.0, 15).together(1)
-        (1060, 15)
-        """
-        usual = rows * self.mean + 3 * self.deviation * math.sqrt(rows)
-        return round(min(float(rows * self.longest), usual))
-
-    def cut(self, most: int) -> Lengths:
-        """At most so many tokens."""
-        return Lengths(min(self.mean, most), self.deviation, min(self.longest, most))
-
-
-def lengths_of(texts: Sequence[str], model: str = "") -> Lengths:
-    """Of texts, by the tokenizer in a model's folder; by their characters where it has none that is read at once."""
-    step = max(1, len(texts) // ROWS_LOOKED_AT)
-    some = texts[::step]
-    try:
-        tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
-        counts = [len(row.ids) for row in tokenizer.encode_batch(some, add_special_tokens=False)]
-    except Exception:  # the package raises its own kind for a missing and for a broken file
-        counts = [round(len(text) / CHARACTERS_PER_TOKEN) for text in some]
-    found = np.array(counts or [0], dtype=np.float64) + 2  # begin and end
-    return Lengths(float(found.mean()), float(found.std()), int(found.max()))
-
-
-def plain_text(prompt: PromptText) -> str:
-    """A prompt as one text; a chat with room for its template."""
-    if isinstance(prompt, str):
-        return prompt
-    return "".join(f"<|{message['role']}|>\n{message['content']}\n" for message in prompt)
+    rows: int
+    group: int
+    prompt: int
+    written: int
 
 
 # ---------------------------------------------------------------- what takes how much
@@ -249,6 +217,40 @@ def ranked(
     return pieces
 
 
+def preferred(
+    config: DpoConfig,
+    size: Size,
+    prompts: Lengths,
+    completions: Lengths,
+    per_ranking: float,
+    place: Place,
+) -> dict[str, int]:
+    """Of `dpo`. prompts, completions: their lengths; per_ranking: completions of a ranking.
+
+    Completions of a ranking go through together. Our own forward pass reads their prompt once; others read it with each
+    of them, in a rectangle.
+    """
+    most = min(config.max_length, size.context)
+    completions = completions.cut(most - 1)
+    prompts = prompts.cut(max(1, most - round(completions.mean)))
+    longest = min(most, prompts.longest + completions.longest)
+    group = max(1, round(per_ranking))
+    answers = completions.together(group)
+    whole = prompts.longest + answers
+    rankings = min(config.batch_size, max(1, config.optimization.micro_batch_size // group))
+    tokens = prompts.together(rankings) + completions.together(rankings * group)
+    tokens = max(whole, min(tokens, tokens_together(place.kind)))
+    kept = OURS if size.kind in OWN_PASS else OTHER
+    read = tokens if kept is OURS else tokens * group * longest // whole
+    return {
+        **place.before,
+        **trained(size, config.lora),
+        "reference": 0 if config.lora.use_peft else FLOAT * size.num_parameters,
+        "activations": activations(size, kept, read, longest, config.optimization, place),
+        "output layer": output_layer(size, tokens * answers // whole),
+    }
+
+
 def halved(size: Size) -> Size:
     """With the first half of the layers."""
     layers = max(1, size.num_layers // 2)
@@ -276,14 +278,19 @@ def reinforced(
     """
     group, written = config.num_generations, config.max_completion_length
     rows = config.num_prompts * group
-    at_once = min(ROWS_SAMPLED, max(rows, num_held))
+    own = place.width(config.optimization)
+    ours = decodes(size, config.sampler)
+    asked = (
+        Asked(rows, group, prompts.longest, written),
+        Asked(num_held, 1, prompts.longest, written),
+    )
     longest = prompts.longest + written
     most = config.optimization.micro_batch_size
     rows = min(rows, max(min(group, most), rows_together(most, longest, place.kind)))
     kept = OURS if size.kind in OWN_PASS else OTHER
     read = prompts.together(-(-rows // group)) + rows * written if kept is OURS else rows * longest
     working = {
-        "sampling": sampling(size, at_once, longest, place),
+        "sampling": max(sampling(size, each, own, ours=ours) for each in asked),
         "activations": activations(size, kept, read, longest, config.optimization, place)
         + output_layer(size, rows * written),
     }
@@ -293,8 +300,7 @@ def reinforced(
             critic, kept, read, longest, config.optimization, place
         )
     largest = max(working, key=lambda name: working[name])
-    own = place.width(Optimization())
-    copied = config.lora.use_peft or own == HALF
+    copied = ours and (config.lora.use_peft or own == HALF)
     return {
         **place.before,
         **trained(size, config.lora),
@@ -306,11 +312,56 @@ def reinforced(
     }
 
 
-def sampling(size: Size, rows: int, longest: int, place: Place) -> int:
-    """Keys, values and logits of so many completions that are written at once."""
-    width = FLOAT if place.kind == "cpu" else HALF
-    cache = width * 2 * size.num_layers * size.kv_width * rows * longest
+def chosen(
+    scorers: Mapping[str, Size], policy: Size | None, sampler: str, asked: Asked, place: Place
+) -> dict[str, int]:
+    """Of `best-of-n`, which samples and then scores: the larger of the two counts.
+
+    scorers: reward models by what they do, there all the time. policy: None where samples are given.
+    """
+    held = {name: FLOAT * size.num_parameters for name, size in scorers.items()}
+    longest = asked.prompt + asked.written
+    scored = {"scoring": max((scoring(s, longest, place) for s in scorers.values()), default=0)}
+    if policy is None:
+        return {**place.before, **held, **scored}
+    own, ours = place.width(Optimization()), decodes(policy, sampler)
+    sampled = {
+        "policy": FLOAT * policy.num_parameters,
+        "sampler's weights": own * policy.num_parameters * (ours and own == HALF),
+        "sampling": sampling(policy, asked, own, ours=ours),
+    }
+    return {**place.before, **held, **larger(sampled, scored)}
+
+
+def larger(*needs: dict[str, int]) -> dict[str, int]:
+    """What needs most, of things that are done one after the other."""
+    return max(needs, key=lambda pieces: sum(pieces.values()))
+
+
+def decodes(size: Size, sampler: str) -> bool:
+    """Whether our own decoder samples."""
+    return size.kind in OWN_DECODER and sampler in ("auto", "ours")
+
+
+def sampling(size: Size, asked: Asked, width: int, *, ours: bool) -> int:
+    """Keys, values and logits of completions that are written at once. width: bytes of a number in our decoder."""
+    rows, prompt, stored = min(asked.rows, ROWS_SAMPLED), asked.prompt, 0
+    token = (width if ours else FLOAT) * 2 * size.num_layers * size.kv_width
+    if ours:
+        if prompt > SHORT_PROMPT:
+            prompt, stored = 0, prompt
+        most = CACHE // max(1, token * (prompt + asked.written))
+        rows = min(rows, max(FEWEST_ROWS_SAMPLED, most))
+    cache = token * (rows * (prompt + asked.written) + -(-rows // asked.group) * stored)
     return cache + 4 * FLOAT * min(rows * size.vocab_size, LOGITS_SAMPLED)
+
+
+def scoring(size: Size, longest: int, place: Place) -> int:
+    """What a layer of a reward model hands on, of texts that are scored together; longest: tokens of one."""
+    tokens = max(TOKENS_SCORED.get(place.kind, TOKENS_SCORED["cpu"]), min(longest, size.context))
+    return (
+        FLOAT * tokens * int(OTHER.hidden * size.hidden_size + OTHER.inner * size.intermediate_size)
+    )
 
 
 # ---------------------------------------------------------------- what would lower it
