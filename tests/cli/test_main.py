@@ -14,10 +14,14 @@ from shlex import split
 from typing import Any
 
 import pytest
+import yaml
 
 import crestline.cli.actions
 from crestline.cli.chat import visible
+from crestline.cli.checks import ESTIMATED
 from crestline.cli.verbs import VERBS
+from crestline.runs.settings import plain
+from crestline.training.configs import PretrainConfig
 from crestline.types import Paused
 
 Run = Callable[..., Any]
@@ -159,9 +163,24 @@ def test_dry_run_does_nothing(verb: str, crestline: Run, material: Path, tmp_pat
     result = crestline(verb, *words, "--dry_run")
     assert result.code == 0 and result.err == ""
     assert "nothing was done" in result.out
+    assert ("memory: about" in result.out) == (verb in ESTIMATED)
     assert not list(tmp_path.iterdir())
     if verb == "run":
         assert "pretrain" in result.out and "embedded world 'pelican'" in result.out
+
+
+def test_a_dry_run_takes_what_an_older_version_did_not_know_for_its_default(
+    crestline: Run, material: Path, tmp_path: Path
+) -> None:
+    words = split(DRY["pretrain"].format(m=material, o=tmp_path))
+    config = PretrainConfig(text=str(material / "corpus.txt"), output_dir=str(tmp_path))
+    settings = {"verb": "pretrain", **plain(config)}
+    del settings["hidden_size"], settings["optimization"]["dtype"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    result = crestline("pretrain", *words, "--dry_run")
+    assert result.code == 0 and f"output_dir: {tmp_path} (goes on)" in result.out
+    result = crestline("pretrain", *words, "--dry_run", "--hidden_size", "64")
+    assert result.code == 2 and "hidden_size is 128 by default there and 64 here" in result.err
 
 
 def test_the_loop_verb_by_verb(crestline: Run, material: Path, tmp_path: Path) -> None:

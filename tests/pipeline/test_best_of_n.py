@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from crestline.pipeline.best_of_n import best_of_n
 from crestline.pipeline.configs import BestOfNConfig, SampleConfig
 from crestline.pipeline.sample import sample
 from crestline.rewards.configs import RewardSources
-from crestline.runs.files import read_json, read_jsonl, write_jsonl_atomic
+from crestline.runs.files import read_json, read_jsonl, write_json, write_jsonl_atomic
 from crestline.training.configs import Optimization, SftConfig
 from crestline.training.sft import sft
 from crestline.types import BadInput, Paused
@@ -330,6 +331,19 @@ def test_other_settings_are_refused(task: Path, tmp_path: Path) -> None:
     refused(config, "scores of other samples")
     (tmp_path / "best.scored.jsonl").write_text(json.dumps({"prompt": "a"}) + "\n")
     refused(config, "not written by best-of-n")
+
+
+def test_settings_that_an_older_version_did_not_know_are_their_defaults(
+    task: Path, tmp_path: Path
+) -> None:
+    config = from_file(task, tmp_path / "best.jsonl", "length")
+    best_of_n(config)
+    whole, known = files_of(tmp_path), read_json(tmp_path / "best.json")
+    older = {k: v for k, v in known["settings"].items() if k not in ("sampler", "reward_weights")}
+    write_json(tmp_path / "best.json", known | {"settings": older})
+    refused(replace(config, sampler="ours"), "begun with sampler 'auto', not 'ours'")
+    best_of_n(config)
+    assert files_of(tmp_path) == whole
 
 
 def test_the_judge_must_be_somebody_else(task: Path, tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from crestline.pipeline.chat import open_chat
 from crestline.pipeline.configs import ChatConfig, CrestConfig, Material, RankConfig, RunConfig
 from crestline.pipeline.crest import crest
 from crestline.pipeline.presets import SMOKE
 from crestline.pipeline.rank import rank
-from crestline.pipeline.run import run
+from crestline.pipeline.run import resume, run
 from crestline.pipeline.sample import sample
 from crestline.pipeline.screen import Silent
+from crestline.runs.settings import plain
 from crestline.types import BadInput
 from crestline.worlds.pelican import PelicanWorld
 
@@ -76,6 +78,28 @@ def test_a_finished_run_returns_at_once_and_other_settings_are_refused(smoke: Pa
     assert (smoke / "run.json").read_bytes() == before
     with pytest.raises(BadInput, match="seed"):
         run(replace(config, seed=1), screen=Silent())
+
+
+def test_a_run_of_an_older_version_goes_on(smoke: Path) -> None:
+    config = replace(SMOKE, output_dir=str(smoke), num_threads=1)
+    known = yaml.safe_load((smoke / "config.yaml").read_text())
+    older = yaml.safe_load((smoke / "config.yaml").read_text())
+    del older["material"], older["sft"]["lora"], older["rl"]["sampler"]
+    assert known["material"] == plain(Material()) and known["rl"]["sampler"] == "auto"
+    for again in (
+        lambda: run(config, screen=Silent()),
+        lambda: resume(str(smoke), screen=Silent()),
+    ):
+        (smoke / "config.yaml").write_text(yaml.safe_dump(older))
+        again()
+        assert yaml.safe_load((smoke / "config.yaml").read_text()) == known
+    del older["rl"]["num_updates"]
+    (smoke / "config.yaml").write_text(yaml.safe_dump(older))
+    try:
+        with pytest.raises(BadInput, match=r"rl\.num_updates is \d+ by default there and \d+ here"):
+            run(config, screen=Silent())
+    finally:
+        (smoke / "config.yaml").write_text(yaml.safe_dump(known, sort_keys=False))
 
 
 def test_answers_of_others_are_not_taken_over(smoke: Path, tmp_path: Path) -> None:

@@ -64,6 +64,39 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     assert opened(path, {**changed, "data": {"source": "a"}}, ignore=("data",)) is True
 
 
+def test_settings_that_an_older_version_did_not_know_are_their_defaults(tmp_path: Path) -> None:
+    path, now = tmp_path / "x", {**CONFIG, "sampler": "auto", "kl": {"beta": 0.1, "names": ("a",)}}
+    now["data"] = {**CONFIG["data"], "shuffle": True}  # type: ignore[dict-item]
+    defaults = {
+        **{"seed": 7, "sampler": "auto", "kl": {"beta": 0.1, "names": ("a",)}},
+        "data": {"source": "b", "shuffle": True},
+    }
+    opened(path, CONFIG)
+    before = (path / "config.yaml").read_bytes()
+    with pytest.raises(BadInput, match="sampler is not set there and 'auto' here"):
+        opened(path, now)
+    for name, value in (("sampler", "ours"), ("kl", {"beta": 0.2, "names": ("a",)})):
+        with pytest.raises(BadInput) as caught:
+            opened(path, {**now, name: value}, defaults=defaults)
+        told = {"sampler": "sampler is 'auto' by default there and 'ours' here"}
+        told["kl"] = "kl.beta is 0.1 by default there and 0.2 here"
+        assert f"started with other settings than this rl run: {told[name]};" in str(caught.value)
+    nested = {**now, "data": {"source": None, "sizes": (1, 2), "shuffle": False}}
+    with pytest.raises(BadInput, match=r"data\.shuffle is True by default there and False here"):
+        opened(path, nested, defaults=defaults)
+    # what was set counts, whatever the default is; and what is not a setting any more is no addition
+    with pytest.raises(BadInput, match="seed is 0 there and 7 here"):
+        opened(path, {**now, "seed": 7}, defaults=defaults)
+    with pytest.raises(BadInput, match="learning_rate is 1e-05 there and not set here"):
+        opened(path, {n: v for n, v in now.items() if n != "learning_rate"}, defaults=defaults)
+    assert (path / "config.yaml").read_bytes() == before
+    assert RunFolder(path).check(now, what="rl run", defaults=defaults) is True
+    assert (path / "config.yaml").read_bytes() == before
+    assert opened(path, now, defaults=defaults) is True
+    assert RunFolder(path).read_config()["data"]["shuffle"] is True
+    assert opened(path, now) is True  # it knows them now
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crestline.runs.settings import build, plain
+from crestline.runs.settings import build, defaults_of, plain
 from crestline.types import BadInput, CurvePoint, Verdict
 
 
@@ -154,3 +154,29 @@ def test_a_verdict_survives_json() -> None:
 def test_required_fields() -> None:
     with pytest.raises(BadInput, match=r"verdict\.json: kind: missing|verdict\.json: .*: missing"):
         build(Verdict, {}, where="verdict.json")
+
+
+# ---------------------------------------------------------------- what nobody gave
+
+
+@dataclass(frozen=True)
+class Room:
+    thing: Thing = field(default_factory=lambda: Thing(count=5, shape=Box(height=3.0)))
+    size: int = 2
+
+
+def test_what_nobody_gave() -> None:
+    assert defaults_of(Thing(count=9, label="x")) == plain(Thing())
+    assert defaults_of(Room(thing=Thing(), size=1)) == {
+        **plain(Room()),
+        # the sphere is given: its own defaults count, and that it is one is no default
+        "thing": {**plain(Room().thing), "shape": {"name": "box", "radius": 1.0}},
+    }
+    assert defaults_of(Room(thing=Thing(shape=Box(height=9.0)))) == plain(Room())
+
+
+@given(THINGS)
+def test_what_nobody_gave_is_what_is_built_without_it(thing: Thing) -> None:
+    given = {"shape": {"name": plain(thing)["shape"]["name"]}}
+    whole = defaults_of(build(Thing, given))
+    assert {**whole, "shape": {**whole["shape"], **given["shape"]}} == plain(build(Thing, given))

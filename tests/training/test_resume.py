@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from crestline.models.load import load_tokenizer, save_model
@@ -305,6 +306,46 @@ def test_another_algorithm_in_the_same_folder_is_refused(task, tmp_path: Path) -
     run_killed_after(settings("rloo", task), tmp_path / "run", 1)
     with pytest.raises(BadInput, match=r"algorithm\.name is 'rloo' there and 'grpo' here"):
         run(settings("grpo", task), tmp_path / "run")
+
+
+def forget(folder: Path, *settings: str) -> None:
+    """Take settings out of config.yaml, as if the version that wrote it had not known them."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for name in settings:
+        *sections, key = name.split(".")
+        inside = config
+        for section in sections:
+            inside = inside[section]
+        del inside[key]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize("verb", ["sft", "reward", "dpo", "grpo"])
+def test_a_folder_of_an_older_version_goes_on(verb: str, task, whole, tmp_path: Path) -> None:
+    config, folder = settings(verb, task), tmp_path / "run"
+    run_killed_after(config, folder, 4)
+    known = yaml.safe_load((folder / "config.yaml").read_text())
+    added = ["lora", "optimization.dtype" if verb == "sft" else "optimization.weight_decay"]
+    added += ["sampler", "algorithm.loss_type"] if verb == "grpo" else ["dataset_train_split"]
+    forget(folder, *added)
+    run(config, folder)
+    check_same(folder, whole(verb))
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == known
+
+
+def test_what_an_older_version_did_not_know_must_be_its_default(task, tmp_path: Path) -> None:
+    config, folder = settings("grpo", task), tmp_path / "run"
+    run_killed_after(config, folder, 1)
+    before = files_of(folder)
+    forget(folder, "sampler", "algorithm.num_iterations")
+    with pytest.raises(
+        BadInput, match=r"algorithm\.num_iterations is 1 by default there and 2 here"
+    ):
+        run(config, folder)
+    assert isinstance(config, RlConfig)
+    with pytest.raises(BadInput, match="sampler is 'auto' by default there and 'ours' here"):
+        run(replace(config, algorithm=Grpo(), sampler="ours"), folder)
+    assert files_of(folder) == before
 
 
 def test_a_broken_checkpoint_is_named(task, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from crestline.pipeline.reward_eval_configs import RewardEvalConfig, inputs_of
 from crestline.pipeline.who import people_of, world_of
 from crestline.runs.files import read_jsonl
 from crestline.runs.folder import RunFolder
-from crestline.runs.settings import plain
+from crestline.runs.settings import defaults_of, plain
 from crestline.serve.address import listen, url
 from crestline.serve.configs import RewardServeConfig
 from crestline.training.configs import PretrainConfig, SamplerName, SftConfig
@@ -240,7 +240,9 @@ def run_input(config: RunConfig) -> list[str]:
     for name in stages:
         require_trackers(getattr(config, name).tracking)
     ignore = [key for n in stages for key in may_change(Path(config.output_dir, n), f"{n}.")]
-    is_there = RunFolder(config.output_dir).check(plain(config), what="run", ignore=ignore)
+    is_there = RunFolder(config.output_dir).check(
+        plain(config), what="run", ignore=ignore, defaults=defaults_of(config)
+    )
     return [*found, f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"]
 
 
@@ -340,8 +342,9 @@ def folder(config: Any, verb: str) -> str:
     settings = {"verb": verb, **plain(config)}
     if hasattr(config, "tracking"):
         require_trackers(config.tracking)
-    ignore = may_change(config.output_dir)
-    is_there = RunFolder(config.output_dir).check(settings, what=verb, ignore=ignore)
+    is_there = RunFolder(config.output_dir).check(
+        settings, what=verb, ignore=may_change(config.output_dir), defaults=defaults_of(config)
+    )
     return f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"
 
 

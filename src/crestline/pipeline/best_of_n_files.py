@@ -63,11 +63,12 @@ class Files:
         if not isinstance(there, dict):
             raise BadInput(f"{self.figures} is not of best-of-n; choose another --output_file")
         here = settings_of(config)
+        there = settings_of(BestOfNConfig()) | there  # an older version did not know all of them
         for key in here:
-            if there.get(key) != here[key]:
+            if there[key] != here[key]:
                 again = f" (--samples_file {self.samples} takes its samples)"
                 raise BadInput(
-                    f"{self.best} was begun with {key} {there.get(key)!r}, not {here[key]!r}; choose another "
+                    f"{self.best} was begun with {key} {there[key]!r}, not {here[key]!r}; choose another "
                     f"--output_file{again if self.samples.exists() else ''}"
                 )
         return True
@@ -76,6 +77,7 @@ class Files:
         """Write the settings down; True if they were there already. Raises as `check`."""
         if self.check(config):
             clean_temporary(self.best.parent, f"{self.best.stem}.")
+            write_json(self.figures, read_json(self.figures) | {"settings": settings_of(config)})
             return True
         write_json(self.figures, {"settings": settings_of(config), "is_done": False})
         return False

@@ -18,7 +18,6 @@ from crestline.rewards.calibrating import calibrate
 from crestline.rewards.evaluation import evaluate
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import write_json, writing
-from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
 from crestline.types import BadInput, Progress, Ranking, silent
@@ -42,7 +41,7 @@ def reward_join(
     Raises BadInput where a model cannot be used, or weights cannot be averaged.
     """
     required(config, "reward_models", "output_dir")
-    with open_stage(config.output_dir, plain(config), "reward-join") as folder:
+    with open_stage(config, "reward-join") as folder:
         path = folder.path / "model"
         if finished(folder):
             return path

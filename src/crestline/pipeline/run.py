@@ -38,7 +38,7 @@ from crestline.pipeline.who import people_of, world_of
 from crestline.report.page import write_report
 from crestline.runs.files import read_json, write_json, write_jsonl_atomic
 from crestline.runs.folder import RunFolder
-from crestline.runs.settings import build, plain
+from crestline.runs.settings import build, defaults_of, plain
 from crestline.training.health import may_change
 from crestline.training.pretrain import pretrain
 from crestline.training.reward import reward
@@ -62,7 +62,9 @@ def run(config: RunConfig, *, screen: Screen) -> Verdict:
     folder = RunFolder(Path(config.output_dir))
     trained = ("pretrain", "sft", "reward", "rl")
     ignore = [key for name in trained for key in may_change(folder.path / name, f"{name}.")]
-    resumed = folder.open_or_create(plain(config), what="run", ignore=ignore)
+    resumed = folder.open_or_create(
+        plain(config), what="run", ignore=ignore, defaults=defaults_of(config)
+    )
     try:
         screen.say(f"{'resuming' if resumed else 'starting'} {config.output_dir}")
         for name, text in lines:

@@ -70,7 +70,12 @@ class RunFolder:
         return checkpoint_path(self.path, update)
 
     def open_or_create(
-        self, config: Mapping[str, Any], *, what: str, ignore: Sequence[str] = ()
+        self,
+        config: Mapping[str, Any],
+        *,
+        what: str,
+        ignore: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
     ) -> bool:
         """Takes the folder for this process, writes config.yaml or checks that it is the same run.
 
@@ -79,6 +84,8 @@ class RunFolder:
         config: plain values, nested mappings and lists. what: the kind of run, for messages, such
         as "rl run".
         ignore: dotted keys that may change; config.yaml then gets their new values.
+        defaults: what settings are that config.yaml lacks, because the version that wrote it did
+        not know them yet; nested as `config` is. config.yaml then gets them. None: it lacks nothing.
         Returns: True if the run was there before (resume), False if it is new.
         Raises: BadInput for a foreign folder, other settings, a broken config, another process or
         a bad disk.
@@ -95,7 +102,7 @@ class RunFolder:
             resumed = self.config_path.exists()
             if resumed:
                 found = self.read_config()
-                self._refuse_difference(found, wanted, what, ignore)
+                self._refuse_difference(found, wanted, what, ignore, defaults or {})
             self._made = None if resumed else made
             if not resumed or found != wanted:
                 write_atomic(self.config_path, _yaml(wanted))
@@ -108,7 +115,14 @@ class RunFolder:
             raise
         return resumed
 
-    def check(self, config: Mapping[str, Any], *, what: str, ignore: Sequence[str] = ()) -> bool:
+    def check(
+        self,
+        config: Mapping[str, Any],
+        *,
+        what: str,
+        ignore: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Raises what `open_or_create` would of the folder's contents, and touches nothing.
 
         Returns: True if the run is there (it would resume), False if it would be new.
@@ -117,7 +131,8 @@ class RunFolder:
         self._refuse_foreign(what)
         if not self.config_path.exists():
             return False
-        self._refuse_difference(self.read_config(), yaml.safe_load(_yaml(config)), what, ignore)
+        wanted = yaml.safe_load(_yaml(config))
+        self._refuse_difference(self.read_config(), wanted, what, ignore, defaults or {})
         return True
 
     def read_config(self) -> dict[str, Any]:
@@ -244,8 +259,11 @@ class RunFolder:
         wanted: Mapping[str, Any],
         what: str,
         ignore: Sequence[str],
+        defaults: Mapping[str, Any],
     ) -> None:
-        there, here = dict(_flat(found)), dict(_flat(wanted))
+        whole = _completed(found, yaml.safe_load(_yaml(defaults)))
+        there, here = dict(_flat(whole)), dict(_flat(wanted))
+        added = there.keys() - dict(_flat(found)).keys()
         different = [
             key
             for key in {**here, **there}
@@ -255,7 +273,9 @@ class RunFolder:
         if not different:
             return
         told = [
-            f"{key} is {_told(there, key)} there and {_told(here, key)} here" for key in different
+            f"{key} is {_told(there, key)}{' by default' if key in added else ''} there "
+            f"and {_told(here, key)} here"
+            for key in different
         ]
         more = f", and {len(told) - 3} more" if len(told) > 3 else ""
         raise BadInput(
@@ -282,6 +302,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _completed(found: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were found, and the defaults of those that were not, in nested ones too.
+
+    >>> _completed({"seed": 3, "kl": {"beta": 1}}, {"seed": 0, "kl": {"beta": 0, "target": 2}, "n": 5})
+    {'seed': 3, 'kl': {'beta': 1, 'target': 2}, 'n': 5}
+    """
+    whole = dict(found)
+    for key, value in defaults.items():
+        if key not in whole:
+            whole[key] = value
+        elif isinstance(value, Mapping) and isinstance(whole[key], Mapping):
+            whole[key] = _completed(whole[key], value)
+    return whole
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -55,6 +55,26 @@ def plain(config: Any) -> dict[str, Any]:
     return values
 
 
+def defaults_of(config: Any, base: Any = None) -> dict[str, Any]:
+    """What each setting of `plain(config)` is where nobody gave it; a run folder of an older version may lack some.
+
+    Of a union's member that is not the default one, its own defaults; its name is that of the default one.
+    config: a record whose fields all have defaults. base: a record whose values stand in for these.
+    """
+    hints = hints_of(type(config))
+    base = type(config)() if base is None else base
+    values = {}
+    for field in fields(config):
+        value, start = getattr(config, field.name), getattr(base, field.name)
+        if not is_dataclass(value):
+            values[field.name] = _plain(start)
+            continue
+        values[field.name] = defaults_of(value, start if type(start) is type(value) else None)
+        if members_of(hints[field.name]):
+            values[field.name] = {"name": name_of(type(start)), **values[field.name]}
+    return values
+
+
 def hints_of(config_type: type) -> dict[str, Any]:
     """The resolved types of a record's fields."""
     hints = get_type_hints(config_type)

@@ -21,7 +21,6 @@ from crestline.rewards.evaluation import evaluate
 from crestline.rewards.pairs import Array, pairs_of
 from crestline.rewards.trust import with_intervals
 from crestline.runs.files import write_json
-from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.direct_preference import (
     DirectSource,
@@ -48,7 +47,7 @@ def dpo(config: DpoConfig, *, device: str = "cpu", progress: Progress = silent) 
     test side), model/ and, with LoRA, adapter/. Raises BadInput for bad input.
     """
     required(config, "model_name_or_path", "dataset_name", "output_dir")
-    with open_stage(config.output_dir, plain(config), "dpo") as folder:
+    with open_stage(config, "dpo") as folder:
         if finished(folder):
             return folder.path / "model"
         sides = checked_sides(folder.path, config)

@@ -12,16 +12,24 @@ from crestline.models.lora import is_adapted, merged
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import writing
 from crestline.runs.folder import RunFolder
+from crestline.runs.settings import defaults_of, plain
 from crestline.training.health import PAUSED_FILE, may_change
 from crestline.types import BadInput
 
 
 @contextmanager
-def open_stage(output_dir: str, config: dict[str, Any], what: str) -> Iterator[RunFolder]:
-    """The run folder of a verb, locked while it works; resumes if the config is the same, or cures a pause."""
-    folder = RunFolder(Path(output_dir))
-    settings = {"verb": what, **config}
-    folder.open_or_create(settings, what=what, ignore=may_change(folder.path))
+def open_stage(config: Any, what: str, **told: Any) -> Iterator[RunFolder]:
+    """The run folder of a verb, locked while it works; resumes if the config is the same, or cures a pause.
+
+    config: the verb's settings, with its output_dir. told: what config.yaml says beside them.
+    """
+    folder = RunFolder(Path(config.output_dir))
+    folder.open_or_create(
+        {"verb": what, **plain(config), **told},
+        what=what,
+        ignore=may_change(folder.path),
+        defaults=defaults_of(config),
+    )
     (folder.path / PAUSED_FILE).unlink(missing_ok=True)
     try:
         yield folder

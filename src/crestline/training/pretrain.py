@@ -8,7 +8,6 @@ from crestline.data.formats import read_texts
 from crestline.models.load import load_tokenizer, new_llama
 from crestline.models.tokenizer import train_tokenizer
 from crestline.runs.checkpoints import new_folder
-from crestline.runs.settings import plain
 from crestline.training.configs import PretrainConfig, required
 from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import fit
@@ -22,7 +21,7 @@ from crestline.types import Progress, silent
 def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Train on plain text and return the model's folder; a finished run returns at once."""
     required(config, "text", "output_dir")
-    with open_stage(config.output_dir, plain(config), "pretrain") as folder:
+    with open_stage(config, "pretrain") as folder:
         if finished(folder):
             return folder.path / "model"
         texts = read_texts(config.text)

@@ -21,7 +21,6 @@ from crestline.rewards.evaluation import evaluate
 from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import write_json, writing
 from crestline.runs.folder import RunFolder
-from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
 from crestline.training.fit import fit
@@ -42,7 +41,7 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
     not score like the model that was to be saved.
     """
     required(config, "model_name_or_path", "dataset_name", "output_dir")
-    with open_stage(config.output_dir, plain(config), "reward") as folder:
+    with open_stage(config, "reward") as folder:
         if finished(folder):
             return folder.path / "model"
         sides = sides_of(folder.path, config)
@@ -117,8 +116,8 @@ class _Training:
                 chosen = np.flatnonzero(taught[:, number]).tolist()
             flips = None if self.flips is None else [self.flips[n] for n in chosen]
             path = str(self.folder.path / f"member-{number}")
-            told = plain(replace(self.config, output_dir=path, seed=seed, ensemble=Ensemble()))
-            with open_stage(path, {**told, "member": number}, "reward") as folder:
+            own = replace(self.config, output_dir=path, seed=seed, ensemble=Ensemble())
+            with open_stage(own, "reward", member=number) as folder:
                 rankings = [self.rankings[n] for n in chosen]
                 members.append(self._train(folder, rankings, flips, seed, 1, None))
         return RewardEnsemble(

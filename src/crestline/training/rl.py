@@ -19,7 +19,6 @@ from crestline.models.lora import with_adapters
 from crestline.models.reference import Reference
 from crestline.models.sampling import open_sampler
 from crestline.runs.folder import RunFolder
-from crestline.runs.settings import plain
 from crestline.training.arithmetic import products_in
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage, ship_final
@@ -39,7 +38,7 @@ from crestline.types import BadInput, Progress, Prompt, Sampler, silent
 def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Train the policy against its reward and return the run folder; a finished run returns at once."""
     required(config, "model_name_or_path", "dataset_name", "output_dir")
-    with open_stage(config.output_dir, plain(config), "rl") as folder:
+    with open_stage(config, "rl") as folder:
         if finished(folder):
             return folder.path
         train, held = split_prompts(config)

@@ -11,7 +11,6 @@ from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.lora import with_adapters
 from crestline.models.sampler import encode_prompts
 from crestline.models.tokenizer import CHAT_TEMPLATE
-from crestline.runs.settings import plain
 from crestline.training.configs import SftConfig, required
 from crestline.training.finish import finished, open_stage, ship_final
 from crestline.training.fit import fit
@@ -31,7 +30,7 @@ PLAIN_CHAT_TEMPLATE = (
 def sft(config: SftConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Fine-tune on demonstrations and return the model's folder; a finished run returns at once."""
     required(config, "model_name_or_path", "dataset_name", "output_dir")
-    with open_stage(config.output_dir, plain(config), "sft") as folder:
+    with open_stage(config, "sft") as folder:
         if finished(folder):
             return folder.path / "model"
         demonstrations = read_demonstrations(config.dataset_name, split=config.dataset_train_split)
