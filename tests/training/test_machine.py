@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import pytest
-
-from crestline.training.machine import Memory, gpu_memory, has_amx, memory, processors
+from crestline.training.machine import Memory, gpu_memory, memory, processors
 
 GB = 10**9
 
@@ -64,15 +62,6 @@ def test_a_share_of_the_processors(tmp_path: Path) -> None:
     assert processors(tmp_path) == 0.5
     (groups / "cpu.max").write_text("max 100000\n")
     assert processors(tmp_path) >= 1
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)]
-)
-def test_amx(tmp_path: Path, flags: str, expected: bool) -> None:
-    (tmp_path / "cpuinfo").write_text(f"flags: {flags}\n")
-    assert has_amx(tmp_path / "cpuinfo") is expected
-    assert not has_amx(tmp_path / "nothing")
 
 
 def test_no_such_gpu() -> None:

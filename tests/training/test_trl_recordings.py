@@ -103,7 +103,10 @@ def test_advantages_loss_and_gradients_are_trls(case: dict[str, Any]) -> None:
         assert total == pytest.approx(case["loss"], abs=1e-5 * scale)
         for name, parameter in model.named_parameters():
             wanted = GRADIENTS[f"{case['case']}.{name}"]
-            torch.testing.assert_close(parameter.grad, wanted, atol=1e-5, rtol=1e-5, msg=name)
+            scale = max(1.0, float(wanted.abs().max()))
+            torch.testing.assert_close(
+                parameter.grad, wanted, atol=1e-5 * scale, rtol=1e-5, msg=name
+            )
 
 
 def test_the_recordings_can_tell_algorithms_apart() -> None:
@@ -151,4 +154,7 @@ def test_dpo_loss_gradients_and_metrics_are_trls(case: dict[str, Any]) -> None:
         )
         for name, parameter in model.named_parameters():
             wanted = DPO_GRADIENTS[f"{case['case']}.{name}"]
-            torch.testing.assert_close(parameter.grad, wanted, atol=1e-5, rtol=1e-5, msg=name)
+            scale = max(1.0, float(wanted.abs().max()))
+            torch.testing.assert_close(
+                parameter.grad, wanted, atol=1e-5 * scale, rtol=1e-5, msg=name
+            )

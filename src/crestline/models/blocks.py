@@ -1,7 +1,7 @@
 """Pieces of a transformer layer, written for few passes over memory in training.
 
 Owns maps, norms and activations with gradients of their own. Knows no architecture and no attention.
-Letters: S tokens, C hidden size, H heads, D head size, F feed-forward size.
+Letters: S tokens, C hidden size, H heads, D head size, A angles, F feed-forward size.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return applied(_SwiGlu, gate_up)
 
 
-def rotated(x_SHD: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding with its gradient. turns: cos and sin of each token's angles, [S, 1, D / 2]."""
-    return applied(_Rotation, x_SHD, *turns)
+def rotated(x_SHD: Tensor, turns_S1A: Tensor) -> Tensor:
+    """`turned` with its gradient."""
+    return applied(_Rotation, x_SHD, turns_S1A)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -132,27 +132,30 @@ class _SwiGlu(torch.autograd.Function):
         return out
 
 
-def turned(x_SHD: Tensor, turns: tuple[Tensor, Tensor], *, back: bool = False) -> Tensor:
-    """Rotated by each token's angle; `back` turns the other way, which is also the gradient."""
-    cos, sin = turns
-    first, second = x_SHD.chunk(2, -1)
-    half = first.shape[-1]
-    out = torch.empty(x_SHD.shape, dtype=x_SHD.dtype, device=x_SHD.device)
-    sign = -1 if back else 1
-    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-sign)
-    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin, value=sign)
-    return out
+def turns_of(angles_SA: Tensor, scale: float) -> Tensor:
+    """What `turned` multiplies pairs by, complex64 [S, 1, A]. angles: radians, float32."""
+    return torch.polar(torch.full_like(angles_SA, scale), angles_SA)[:, None]
+
+
+def turned(x_SHD: Tensor, turns_S1A: Tensor, *, back: bool = False) -> Tensor:
+    """Neighbours 2 i and 2 i + 1 of each head rotated by the token's i-th angle, in float32; D = 2 A.
+
+    back: turns the other way, which is also the gradient.
+    """
+    pairs = torch.view_as_complex(x_SHD.float().view(*x_SHD.shape[:-1], -1, 2))
+    found = torch.view_as_real(pairs * (turns_S1A.conj() if back else turns_S1A))
+    return found.flatten(-2).to(x_SHD.dtype)
 
 
 class _Rotation(torch.autograd.Function):
     """`turned`, whose gradient turns the other way."""
 
     @staticmethod
-    def forward(ctx: Any, x_SHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.turns = (cos, sin)
-        return turned(x_SHD, ctx.turns)
+    def forward(ctx: Any, x_SHD: Tensor, turns: Tensor) -> Tensor:
+        ctx.turns = turns
+        return turned(x_SHD, turns)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return turned(grad, ctx.turns, back=True), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return turned(grad, ctx.turns, back=True), None

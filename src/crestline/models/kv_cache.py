@@ -287,16 +287,16 @@ class KvCache:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store the step's keys and values [B, J · D] of a layer; what the queries [B, H · D] take, [B, H · D]."""
-        view, rows, size = self.views[layer], len(query), self.shape.head_size
+        view, rows, size = self.views[layer], query.shape[0], self.shape.head_size
         view.new_keys.index_copy_(0, self.write_at, key.reshape(-1, size).to(self.dtype))
         view.new_values.index_copy_(0, self.write_at, value.reshape(-1, size).to(self.dtype))
-        query = query.reshape(len(view.keys), -1, size).to(self.dtype)
+        query = query.reshape(view.keys.shape[0], -1, size).to(self.dtype)
         scores = self._own_product(torch.bmm, query, view.keys).reshape(rows, -1, self.width)
         if self.stored_width:
             scores = torch.cat([scores, self._stored_scores(view, query)], 2)
         weights = torch.add(self.bias[self.shape.windows[layer]], scores, alpha=size**-0.5)
         weights = weights.softmax(-1).to(self.dtype)
-        own = weights[..., : self.width].reshape(len(query), -1, self.width)
+        own = weights[..., : self.width].reshape(query.shape[0], -1, self.width)
         mixed = self._own_product(weighted_sum, own, view.values).reshape(rows, -1)
         return mixed.add_(self._stored_mixed(view, weights)) if self.stored_width else mixed
 

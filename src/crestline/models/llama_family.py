@@ -1,15 +1,15 @@
 """The Llama family as plain tensors: one description that decoding and training both read.
 
-Owns which models are of the family (Llama, Qwen2, Qwen3, Mistral, SmolLM3) and where their parameters are. Computes
-nothing. What the description cannot say (another activation, rotary angles that change with the length, quantised
-layers…) is declined with None, and transformers' own forward pass serves.
+Owns which models are of the family (Llama, Qwen2, Qwen3, Mistral, SmolLM3) and where their parameters are. What the
+description cannot say (another activation, rotary angles that change with the length, quantised layers…) is declined
+with None, and transformers' own forward pass serves.
 
 Letters: C hidden size, D head size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,6 +46,27 @@ class LlamaLayer:
     down: Projection
     rotates: bool
     window: int | None
+
+
+def in_pairs(layer: LlamaLayer, head_size: int) -> LlamaLayer:
+    """The layer with what is rotated together side by side: outputs i and i + D / 2 of each head as 2 i and 2 i + 1.
+
+    Queries and keys change alike, so their products stay the same. Gradients flow through it. A layer that does not
+    rotate is returned as it is.
+    """
+    if not layer.rotates:
+        return layer
+
+    def rows(x: Tensor) -> Tensor:
+        return x.reshape(-1, 2, head_size // 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
+
+    return replace(
+        layer,
+        query=layer.query.reordered(rows),
+        key=layer.key.reordered(rows),
+        query_norm=None if layer.query_norm is None else rows(layer.query_norm),
+        key_norm=None if layer.key_norm is None else rows(layer.key_norm),
+    )
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from crestline.models.blocks import added, applied, projected, rms_normed, swiglu, turned
-from crestline.models.llama_family import LlamaFamily, LlamaLayer
+from crestline.models.blocks import added, applied, projected, rms_normed, swiglu, turned, turns_of
+from crestline.models.llama_family import LlamaFamily, LlamaLayer, in_pairs
 from crestline.models.tree import Rows, Tree
 
 
@@ -39,10 +39,7 @@ def tree_hidden(
     if not fits_window(family, tree):
         raise ValueError("a row is longer than the model's attention window")
     frequencies = family.inverse_frequencies.to(tree.positions_S.device)
-    angles_SD = tree.positions_S[:, None].float() * frequencies
-    turns = tuple(
-        (part * family.rope_scale).to(dtype)[:, None] for part in (angles_SD.cos(), angles_SD.sin())
-    )
+    turns = turns_of(tree.positions_S[:, None].float() * frequencies, family.rope_scale)
     biases = _biases(tree, dtype)
     x_SC = F.embedding(tree.tokens_S, family.embedding).to(dtype)
     for layer in family.layers:
@@ -55,10 +52,11 @@ def _layer(
     family: LlamaFamily,
     layer: LlamaLayer,
     x_SC: Tensor,
-    turns: tuple[Tensor, ...] | None,
+    turns: Tensor | None,
     tree: Tree,
     biases: tuple[Tensor, Tensor | None],
 ) -> Tensor:
+    layer = in_pairs(layer, family.head_size)
     mixed = _attention(family, layer, x_SC, turns, tree, biases)
     x_SC = added(x_SC, mixed, layer.attention_output)
     normed = rms_normed(x_SC, layer.mlp_norm, family.epsilon)
@@ -85,7 +83,7 @@ def _attention(
     family: LlamaFamily,
     layer: LlamaLayer,
     x_SC: Tensor,
-    turns: tuple[Tensor, ...] | None,
+    turns: Tensor | None,
     tree: Tree,
     biases: tuple[Tensor, Tensor | None],
 ) -> Tensor:
@@ -161,7 +159,7 @@ class _TreeAttention(torch.autograd.Function):
     def forward(
         ctx: Any,
         joined: Tensor,
-        turns: tuple[Tensor, Tensor] | None,
+        turns: Tensor | None,
         tree: Tree,
         biases: tuple[Tensor, Tensor | None],
         num_heads: int,

@@ -45,7 +45,7 @@ def linear(
     x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, out: Tensor | None = None
 ) -> Tensor:
     """x Wᵀ + b, [N, O], computed in the weight's dtype and returned in it, or in `out`'s."""
-    rows = len(x_NI)
+    rows = x_NI.shape[0]  # len() of a tensor is slower than a small product
     x_NI = x_NI.to(weight_OI.dtype)
     if weight_OI.is_mkldnn:
         found = _packed_product(x_NI, weight_OI, bias_O)
@@ -79,7 +79,7 @@ def packed(weight_OI: Tensor) -> Tensor:
 
 
 def _packed_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    rows = len(x_NI)
+    rows = x_NI.shape[0]
     if rows < FEWEST_ROWS:
         x_NI = F.pad(x_NI, (0, 0, 0, FEWEST_ROWS - rows))
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
@@ -129,8 +129,9 @@ def activated_(function_: Callable[[Tensor], object], x_NF: Tensor) -> Tensor:
     if whole.numel() <= DONE_BY_ONE_THREAD:
         function_(whole)
         return whole if whole is x_NF else whole[:, :width]
-    for piece in torch.split(whole, max(1, DONE_BY_ONE_THREAD // whole.shape[1])):
-        function_(piece)
+    rows = max(1, DONE_BY_ONE_THREAD // whole.shape[1])
+    for start in range(0, whole.shape[0], rows):
+        function_(whole[start : start + rows])
     return whole[:, :width]
 
 

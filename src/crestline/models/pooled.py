@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from crestline.models.blocks import added, projected, rms_normed, rotated, swiglu
-from crestline.models.llama_family import LlamaFamily, LlamaLayer
+from crestline.models.blocks import added, projected, rms_normed, rotated, swiglu, turns_of
+from crestline.models.llama_family import LlamaFamily, LlamaLayer, in_pairs
 from crestline.models.packed_attention import mixed
 from crestline.models.packing import Packed
 from crestline.models.projection import Projection, projection_of
@@ -36,16 +36,12 @@ def llama_pooled(
     """
     if any(layer.window is not None and layer.window < row.longest for layer in family.layers):
         raise ValueError("a text is longer than the model's attention window")
-    angles_TD = row.positions_T[:, None].float() * family.inverse_frequencies.to(
-        row.positions_T.device
-    )
-    cos, sin = (
-        (x * family.rope_scale).to(dtype)[:, None] for x in (angles_TD.cos(), angles_TD.sin())
-    )
+    frequencies = family.inverse_frequencies.to(row.positions_T.device)
+    turns = turns_of(row.positions_T[:, None].float() * frequencies, family.rope_scale)
     x_TC = F.embedding(row.tokens_T, family.embedding).to(dtype)
     for layer in family.layers[:-1]:
-        x_TC = _called(recompute, _llama_layer, family, layer, x_TC, row, (cos, sin), False)
-    x_NC = _llama_layer(family, family.layers[-1], x_TC, row, (cos, sin), True)
+        x_TC = _called(recompute, _llama_layer, family, layer, x_TC, row, turns, False)
+    x_NC = _llama_layer(family, family.layers[-1], x_TC, row, turns, True)
     return rms_normed(x_NC, family.final_norm, family.epsilon)
 
 
@@ -54,10 +50,11 @@ def _llama_layer(
     layer: LlamaLayer,
     x_TC: Tensor,
     row: Packed,
-    turns: tuple[Tensor, Tensor],
+    turns: Tensor,
     only_read: bool,
 ) -> Tensor:
     """One layer: at every token, or only where a score is read."""
+    layer = in_pairs(layer, family.head_size)
     normed = rms_normed(x_TC, layer.attention_norm, family.epsilon)
     of_queries = turns
     if only_read:
@@ -66,7 +63,7 @@ def _llama_layer(
             projected(asking, (layer.query,)),
             _parts(normed, layer.key, layer.value),
         )
-        of_queries = (turns[0].index_select(0, row.at_N), turns[1].index_select(0, row.at_N))
+        of_queries = turns.index_select(0, row.at_N)
     else:
         query, key, value = _parts(normed, layer.query, layer.key, layer.value)
     query, key, value = (x.view(len(x), -1, family.head_size) for x in (query, key, value))

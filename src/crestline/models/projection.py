@@ -6,6 +6,7 @@ DoRA, binary weights…) is no `Projection`: whoever asks gets None and leaves t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,14 @@ class Projection:
     weight: Tensor
     bias: Tensor | None = None
     adapters: tuple[Adapter, ...] = ()
+
+    def reordered(self, rows: Callable[[Tensor], Tensor]) -> Projection:
+        """The map with its outputs in another order. rows: the reordering of a tensor's first axis."""
+        return Projection(
+            rows(self.weight),
+            None if self.bias is None else rows(self.bias),
+            tuple(Adapter(one.down, rows(one.up), one.scaling) for one in self.adapters),
+        )
 
     def merged(self) -> Tensor:
         """W, [out, in]: the live parameter itself where there are no adapters. Gradients flow through it."""

@@ -66,9 +66,8 @@ def project_into(planes: Sequence[Tensor], x_NI: Tensor, maps: Sequence[Weights]
         return
     (whole,) = maps
     joined = linear(x_NI, whole.weight, whole.bias)
-    for plane, part in zip(
-        planes, torch.split(joined, [p.shape[1] for p in planes], 1), strict=True
-    ):
+    parts = joined.split_with_sizes([plane.shape[1] for plane in planes], 1)
+    for plane, part in zip(planes, parts, strict=True):
         plane.copy_(part)
 
 

@@ -26,6 +26,7 @@ from crestline.runs.checkpoints import (
 )
 from crestline.runs.files import read_json, write_json, writing
 from crestline.runs.folder import RunFolder
+from crestline.training.allocator import freed_memory_kept
 from crestline.training.batches import Batch
 from crestline.training.health import PAUSED_FILE, Unhealthy, Watchdog, refuse_nonfinite
 from crestline.training.learner import Learner, Loss
@@ -71,6 +72,7 @@ class AfterUpdate(Keeper, Protocol):
         ...
 
 
+@freed_memory_kept()
 def fit(
     folder: RunFolder,
     learner: Learner,

@@ -98,14 +98,6 @@ def gpu_memory(device: str) -> tuple[int, int] | None:
     return int(free), int(total)
 
 
-def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor says that it has AMX, and with it fast bfloat16."""
-    try:
-        return "amx_bf16" in cpuinfo.read_text()
-    except OSError:
-        return False
-
-
 def gigabytes(size: int) -> str:
     """
     >>> gigabytes(1_234_000_000), gigabytes(49_000_000)
