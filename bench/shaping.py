@@ -9,7 +9,8 @@ policy with the same prompts and random streams. The variants differ in how far 
 "clean" is the demo's, "noisy" has people who flip a quarter of their comparisons and half of the rankings. Gold is
 measured on 4,096 completions per checkpoint, in standard deviations of the reference's, above the reference; the best
 checkpoint is chosen on one half and its gold comes from the other, swapped and averaged. "shipped" is what the watch
-ships with 1,000 duels. The default changes only where the interval of the shipped difference excludes 0 in both.
+ships with 1,000 duels. PAR with a small KL is the default; it would give way to the raw score only where the interval
+of the shipped difference lies below 0 in both.
 """
 
 from __future__ import annotations
@@ -148,12 +149,12 @@ def summarise(rows: list[dict[str, Any]], arms: list[str]) -> dict[str, Any]:
             for arm in arms
             if arm != "raw"
         }
-    chosen = [
-        found["seeds"][variant] >= 8 and by_arm["par_kl"]["shipped"]["low"] > 0
+    worse = [
+        found["seeds"][variant] >= 8 and by_arm["par_kl"]["shipped"]["high"] < 0
         for variant, by_arm in found["differences"].items()
         if "par_kl" in by_arm
     ]
-    found["par_kl_becomes_default"] = len(chosen) == len(VARIANTS) and all(chosen)
+    found["raw_becomes_default"] = len(worse) == len(VARIANTS) and all(worse)
     return found
 
 

@@ -124,7 +124,10 @@ def ours(start: Backbone, budget: Budget, seed: int, work: Path) -> Path:
         seed=seed,
         splits=Splits(eval_dataset_name=str(work / "test.jsonl")),
         optimization=Optimization(
-            learning_rate=start.learning_rate, warmup_ratio=WARMUP, save_updates=10**9
+            learning_rate=start.learning_rate,
+            warmup_ratio=WARMUP,
+            save_updates=10**9,
+            dtype="float32",
         ),
     )
     return reward(config)

@@ -240,7 +240,7 @@ def shaped(scores: Sequence[float], reference: Any = None, **settings: Any) -> l
     reference_NM = torch.tensor(reference) if reference else torch.zeros(number, 0)
     lengths = torch.arange(1, number + 1)
     truncated = torch.tensor([n == 0 for n in range(number)])
-    shaper = Shaper(Shaping(**settings), temperature=2.0)
+    shaper = Shaper(Shaping(**{"reward_shaping": "raw"} | settings), temperature=2.0)
     assert shaper.compares == bool(reference)
     found = shaper.rewards(torch.tensor(scores), reference_NM, lengths, truncated)
     return [round(value, 4) for value in found.tolist()]

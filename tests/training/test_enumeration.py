@@ -125,7 +125,7 @@ class World:
         values: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """The algorithm's loss on a group of these completions, sampled by the policy as it is."""
-        kl = settled(kl or Kl(), algorithm)
+        kl = settled(kl or Kl(beta=0.0), algorithm)
         rollout = self.rollout(rows, kl, values)
         beta = kl.beta if in_loss(kl) else 0.0
         batch = experience_of(
@@ -177,7 +177,7 @@ def check_proportional(
 
 
 CHARGES = [
-    (Kl(), 1.0),
+    (Kl(beta=0.0), 1.0),
     (Kl(beta=0.3), 1.0),
     (Kl(beta=0.3), 0.7),
     (Kl(beta=0.3, kl_estimator="exact"), 1.0),

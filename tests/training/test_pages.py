@@ -9,11 +9,22 @@ import torch
 from torch import Tensor
 
 from crestline.models.critic import Critic
+from crestline.rewards.configs import RewardSources, Shaping
 from crestline.training import grpo, ppo, reinforce, rloo
 from crestline.training.batches import CriticExperience, padded
 from crestline.training.experience import Reuse, Rollout, as_state, from_state, token_rewards
-from crestline.training.rl_configs import Grpo, Kl, Ppo, Reinforce, RlConfig, Rloo, settled
+from crestline.training.rl_configs import (
+    Grpo,
+    Kl,
+    Ppo,
+    Reinforce,
+    RlConfig,
+    Rloo,
+    resolved,
+    settled,
+)
 from crestline.training.surrogate import Surrogate
+from crestline.types import BadInput
 
 IN_LOSS = Surrogate(Kl(kl_estimator="k3", kl_place="loss"))
 
@@ -243,7 +254,35 @@ def test_kl_is_settled_by_the_algorithm() -> None:
     with pytest.raises(ValueError, match="kl_estimator k1 has a gradient of zero"):
         RlConfig(algorithm=Grpo(), kl=Kl(kl_estimator="k1"))
     with pytest.raises(ValueError, match="kl_target needs a beta"):
-        Kl(kl_target=3.0)
+        Kl(kl_target=3.0, beta=0.0)
+
+
+def chosen(**settings: Any) -> tuple[str, float | None]:
+    found = resolved(RlConfig(**settings))
+    return found.shaping.reward_shaping, found.kl.beta
+
+
+def test_a_reward_model_alone_is_shaped_and_charged_a_little() -> None:
+    model = {"reward_model_name_or_path": "reward"}
+    assert chosen(**model) == ("par", 0.01)
+    assert chosen(**model, shaping=Shaping(reward_shaping="raw")) == ("raw", 0.0)
+    assert chosen(**model, kl=Kl(beta=0.0)) == ("par", 0.0)
+    assert chosen(**model, kl=Kl(beta=0.2), algorithm=Grpo()) == ("par", 0.2)
+    both = RewardSources(reward_funcs="f.py:f")
+    assert chosen(**model, reward_sources=both) == ("raw", 0.0)
+
+
+def test_what_can_be_checked_is_neither_shaped_nor_charged() -> None:
+    assert chosen(reward_sources=RewardSources(reward_funcs="f.py:f")) == ("raw", 0.0)
+    assert chosen(reward_sources=RewardSources(remote_rm_url="http://a")) == ("raw", 0.0)
+    steered = RlConfig(reward_sources=RewardSources(reward_funcs="f.py:f"), kl=Kl(kl_target=2.0))
+    with pytest.raises(BadInput, match="give a --beta above 0"):
+        resolved(steered)
+
+
+def test_what_is_resolved_stays() -> None:
+    once = resolved(RlConfig(reward_model_name_or_path="reward"))
+    assert resolved(once) == once
 
 
 def test_groups_that_an_algorithm_needs() -> None:

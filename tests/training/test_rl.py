@@ -13,6 +13,7 @@ from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.reference import Reference
 from crestline.models.reward import load_reward_model
 from crestline.models.sampler import PolicySampler
+from crestline.rewards.configs import Shaping
 from crestline.rewards.sources import LearnedReward, Reward
 from crestline.runs.checkpoints import list_checkpoints
 from crestline.runs.files import read_json, read_jsonl
@@ -51,6 +52,7 @@ def settings(task: Path, **changes: Any) -> RlConfig:
         "temperature": 0.8,
         "checkpoints": Checkpointing(distance_step=0.2, num_eval_prompts=4),
         "kl": Kl(beta=0.02),
+        "shaping": Shaping(reward_shaping="raw"),
         "optimization": Optimization(
             learning_rate=1e-2, lr_scheduler_type="constant", save_updates=2, dtype="float32"
         ),

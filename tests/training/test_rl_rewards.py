@@ -216,7 +216,9 @@ def test_the_sampler_that_is_named_samples(
     policy, tokenizer = load_policy(task / "base"), load_tokenizer(task / "base")
     found = {}
     for name in (sampler, other):
-        engine = PolicySampler(policy, tokenizer, max_completion_length=6, engine=name)
+        engine = PolicySampler(
+            policy, tokenizer, max_completion_length=6, engine=name, dtype=torch.float32
+        )
         found[name] = [sum(answer.logprobs) for answer in engine.sample(prompts, seeds)]
     assert rows["logprob"].tolist() == found[sampler] != found[other]
 

@@ -42,7 +42,7 @@ from crestline.training.configs import PretrainConfig, SamplerName, SftConfig
 from crestline.training.dpo_configs import DpoConfig
 from crestline.training.health import may_change
 from crestline.training.reward_configs import RewardConfig
-from crestline.training.rl_configs import RlConfig
+from crestline.training.rl_configs import RlConfig, resolved
 from crestline.training.trackers import require_trackers
 from crestline.types import BadInput
 
@@ -144,7 +144,7 @@ def rl_input(config: RlConfig) -> list[str]:
         found.append(data("eval_dataset_name", config.eval_dataset_name, read_prompts, split))
     found.append(model("model_name_or_path", config.model_name_or_path))
     found += sampler(config.sampler, config.model_name_or_path)
-    return [*found, *scorers(config), folder(config, "rl")]
+    return [*found, *scorers(config), folder(resolved(config), "rl")]
 
 
 def scorers(config: RlConfig | BestOfNConfig) -> list[str]:

@@ -75,7 +75,7 @@ def _told(option: Option, text: str, verb: Verb, width: int) -> list[str]:
     name = f"  --{option.flag} {option.value_name}".rstrip()
     if option.part == "settings" and option.path[0] in verb.required and not option.default:
         text += " Required."
-    elif option.default != "" and option.default is not False:
+    elif option.default not in ("", None) and option.default is not False:
         text += f" [{option.default}]"
     indent = " " * 34
     wrapped = textwrap.wrap(

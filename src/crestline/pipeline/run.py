@@ -6,9 +6,6 @@ again, and one that was killed goes on where it was.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import resource
 import time
 from collections.abc import Callable
@@ -39,6 +36,7 @@ from crestline.report.page import write_report
 from crestline.runs.files import read_json, write_json, write_jsonl_atomic
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import build, defaults_of, plain
+from crestline.training.allocator import release_memory
 from crestline.training.health import may_change
 from crestline.training.pretrain import pretrain
 from crestline.training.reward import reward
@@ -85,13 +83,6 @@ def resume(run_dir: str, *, screen: Screen) -> Verdict:
         raise BadInput(f"{run_dir} holds no run (no config.yaml); start one with: crestline run")
     config = build(RunConfig, folder.read_config(), where=str(folder.config_path))
     return run(replace(config, output_dir=run_dir), screen=screen)
-
-
-def release_memory() -> None:
-    """Give what a stage used back to the system, so that the peak is that of one stage and not of their sum."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Stages:
@@ -303,8 +294,13 @@ class _Stages:
         reward(settings, device=self.config.device, progress=progress)
 
     def rl(self, progress: Progress) -> None:
+        settings = self.config.rl
+        if self.sources.world_people and settings.shaping.reward_shaping == "auto":
+            # the world's story is the cliff
+            shaping = replace(settings.shaping, reward_shaping="raw")
+            settings = replace(settings, shaping=shaping)
         settings = replace(
-            self.config.rl,
+            settings,
             model_name_or_path=self.policy,
             reward_model_name_or_path=str(self.path / "reward" / "model"),
             dataset_name=self.file("prompts.jsonl"),

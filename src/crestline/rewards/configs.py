@@ -50,9 +50,10 @@ class RewardSources:
 class Shaping:
     """What happens to a score before it is a reward: against overoptimisation, length and rare outliers."""
 
-    reward_shaping: Literal["raw", "centered", "par"] = "raw"
+    reward_shaping: Literal["auto", "raw", "centered", "par"] = "auto"
     """raw: the score; centered: minus what the reference's own completions of this prompt score on average; par: the
-    calibrated probability of being better than one of those, which is bounded (Fu et al. 2025)."""
+    calibrated probability of being better than one of those, which is bounded (Fu et al. 2025). auto: par where a
+    reward model alone scores, else raw."""
     num_reference_completions: int = 4
     """Completions of the reference for each prompt that centered and par compare with; sampled once."""
     normalize_rewards: bool = False

@@ -52,7 +52,7 @@ class Optimization:
     """Sequences that go through the model together, at most; long ones go in smaller parts. It changes memory, not the
     result."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the learner; weights stay float32. auto: bfloat16 where the processor multiplies it natively."""
+    """Arithmetic; weights stay float32. auto: bfloat16 where the processor multiplies it faster."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: about a third more time for much less memory."""
     save_updates: int = 50

@@ -27,7 +27,7 @@ from crestline.training.grid import DistanceGrid
 from crestline.training.health import Watchdog
 from crestline.training.learner import Learner, Loss
 from crestline.training.rewarding import reward_of
-from crestline.training.rl_configs import Ppo, RlConfig
+from crestline.training.rl_configs import Ppo, RlConfig, resolved
 from crestline.training.rollouts import Cast, RlSource, prompt_column
 from crestline.training.seeds import stream
 from crestline.training.surrogate import Surrogate
@@ -38,6 +38,7 @@ from crestline.types import BadInput, Progress, Prompt, Sampler, silent
 def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Train the policy against its reward and return the run folder; a finished run returns at once."""
     required(config, "model_name_or_path", "dataset_name", "output_dir")
+    config = resolved(config)
     with open_stage(config, "rl") as folder:
         if finished(folder):
             return folder.path

@@ -15,6 +15,7 @@ from crestline.training.configs import (
     positive,
 )
 from crestline.training.health import Health
+from crestline.types import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +135,16 @@ class Reinforce:
 Algorithm = Rloo | Grpo | Ppo | Reinforce
 
 
+BETA_OF_PAR = 0.01
+"""Reward units a nat: PAR's rewards lie in [0, 1], and a policy is worth looking at within tens of nats."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kl:
     """What it costs to move away from the reference, and how far the policy may go."""
 
-    beta: float = 0.0
-    """Weight of KL(policy‖reference); 0 charges nothing."""
+    beta: float | None = None
+    """Weight of KL(policy‖reference), in units of reward; 0 charges nothing. Not given: 0.01 with par, else 0."""
     kl_estimator: Literal["auto", "k1", "k2", "k3", "exact"] = "auto"
     """k1: log ratio; k2: half its square; k3: never negative; exact: from full distributions, for a second look of
     policy and reference. auto: k3 in the loss, else k1. What each is good for: docs/rl.md."""
@@ -151,8 +156,8 @@ class Kl:
     """Training stops at this distance, sqrt(nats); 0 goes on to num_updates."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "beta", "kl_target", "max_distance")
-        if self.kl_target and not self.beta:
+        at_least(self, 0, *["beta"] * (self.beta is not None), "kl_target", "max_distance")
+        if self.kl_target and self.beta == 0:
             raise ValueError("kl_target needs a beta above 0 to begin from")
         if self.kl_place == "loss" and self.kl_estimator == "k1":
             raise ValueError(
@@ -169,6 +174,26 @@ def settled(kl: Kl, algorithm: Algorithm) -> Kl:
     if estimator == "auto":
         estimator = "k3" if place == "loss" else "k1"
     return replace(kl, kl_estimator=estimator, kl_place=place)
+
+
+def resolved(config: RlConfig) -> RlConfig:
+    """The same without what depends on other settings: KL's place and estimator, its weight, and the shaping.
+
+    Raises ValueError or BadInput where they do not fit together.
+    """
+    sources, shaping = config.reward_sources, config.shaping
+    if shaping.reward_shaping == "auto":
+        alone = config.reward_model_name_or_path and not (
+            sources.reward_funcs or sources.remote_rm_url
+        )
+        shaping = replace(shaping, reward_shaping="par" if alone else "raw")
+    kl = settled(config.kl, config.algorithm)
+    beta = kl.beta
+    if beta is None:
+        beta = BETA_OF_PAR if shaping.reward_shaping == "par" else 0.0
+    if kl.kl_target and not beta:
+        raise BadInput("--kl_target steers --beta from where it begins; give a --beta above 0")
+    return replace(config, kl=replace(kl, beta=beta), shaping=shaping)
 
 
 def in_loss(kl: Kl) -> bool:

@@ -31,7 +31,7 @@ from crestline.training.batches import Experience, padded, row_slices
 from crestline.training.configs import rows_together
 from crestline.training.evaluation import exact_token_kl
 from crestline.training.experience import Rollout, as_state, from_state, token_rewards
-from crestline.training.rl_configs import RlConfig, in_loss, settled
+from crestline.training.rl_configs import RlConfig, in_loss
 from crestline.training.seeds import Shuffled, stream
 from crestline.types import Completion, Prompt, PromptText, Sampler
 
@@ -62,12 +62,12 @@ class RlSource:
     ) -> None:
         self.config, self.folder, self.cast, self.prompts = config, folder, cast, prompts
         self.page, self.reuse = PAGES[type(config.algorithm)], reuse_of(config.algorithm)
-        self.kl = settled(config.kl, config.algorithm)
+        self.kl = config.kl
         self.order = Shuffled(len(prompts), stream(config.seed, "prompts"))
         self.shaper = Shaper(config.shaping, cast.reward.calibration.temperature)
         width = config.shaping.num_reference_completions if self.shaper.compares else 0
         self.reference_scores_RM = torch.full((len(prompts), width), float("nan"))
-        self.beta = self.kl.beta
+        self.beta = self.kl.beta or 0.0
         self.held: Experience | None = None  # the samples in use, where several updates share them
 
     def batch(self, update: int) -> tuple[Experience, dict[str, float]]:
