@@ -63,6 +63,7 @@ def test_help_shows_defaults_types_and_groups(crestline: Callable[..., object]) 
     text = crestline("rl", "--help").out  # type: ignore[attr-defined]
     assert "--num_generations N " in text and "Completions for each prompt: the group. [8]" in text
     assert "--algorithm rloo|grpo|ppo|reinforce" in text
+    assert "--beta NUMBER" in text and "[None]" not in text
     assert "rloo, grpo, ppo, reinforce: Ratios are clipped" in " ".join(text.split())
     assert "optimization: How weights are stepped" in text
     text = crestline("run", "--help").out  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from crestline.pipeline import memory as pipeline_memory
 from crestline.pipeline import sample
 from crestline.pipeline.configs import BestOfNConfig
 from crestline.pipeline.memory import estimate, memory_line, pretrained_size
+from crestline.rewards.configs import Shaping
 from crestline.training import memory
 from crestline.training.configs import Lora, Optimization, PretrainConfig, SftConfig
 from crestline.training.direct_preference import DirectBatch, EncodedRanking
@@ -277,8 +278,12 @@ def test_what_rl_holds_beside_the_policy(folder: Path) -> None:
     weights = weights_of(folder)
     assert total(rl_of(folder, algorithm=Ppo())) > plain + 4 * weights
     assert total(rl_of(folder, max_completion_length=128)) > plain
-    judged = total(rl_of(folder, reward_model_name_or_path=str(folder / "judge")))
-    assert judged == pytest.approx(plain + weights, rel=0.01)
+    judge = {"reward_model_name_or_path": str(folder / "judge")}
+    raw = Shaping(reward_shaping="raw")
+    assert total(rl_of(folder, shaping=raw, **judge)) == pytest.approx(plain + weights, rel=0.01)
+    low = {**judge, "optimization": Optimization(dtype="bfloat16")}
+    asked = total(rl_of(folder, **low)) - total(rl_of(folder, shaping=raw, **low))
+    assert asked == pytest.approx(weights / 2, rel=0.01)  # the reference's sampler
     assert total(rl_of(folder, lora=Lora(use_peft=True))) < plain - 2 * weights
 
 

@@ -143,4 +143,8 @@ def test_facts_of_a_run(run: Path, make_run: Callable[..., Path], tmp_path: Path
     assert facts_of(run)["base_model"] == "org/base-model"
     assert facts_of(run)["chat"] is True
     text = write_card(run / "model", verdict=read_verdict(run), facts=facts_of(run)).read_text()
-    assert "| seed | 0 |" in text
+    assert "| seed | 0 |" in text and "reward shaping" not in text
+    settled = {"kl": {"beta": 0.01}, "shaping": {"reward_shaping": "par"}}
+    (run / "rl" / "resolved.json").write_text(json.dumps(settled), encoding="utf-8")
+    facts = facts_of(run)
+    assert facts["beta"] == 0.01 and facts["reward_shaping"] == "par"

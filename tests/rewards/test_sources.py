@@ -262,9 +262,11 @@ def test_shaping_by_hand() -> None:
 def test_the_running_scale_is_kept_and_goes_on_from_its_state() -> None:
     batches = [torch.randn(5, generator=torch.Generator().manual_seed(n)) for n in range(4)]
     rest = torch.zeros(5, 0), torch.ones(5), torch.zeros(5, dtype=torch.bool)
-    whole = Shaper(Shaping(normalize_rewards=True), 1.0)
+    whole = Shaper(Shaping(reward_shaping="raw", normalize_rewards=True), 1.0)
     expected = [whole.rewards(batch, *rest) for batch in batches]
-    first, second = (Shaper(Shaping(normalize_rewards=True), 1.0) for _ in range(2))
+    first, second = (
+        Shaper(Shaping(reward_shaping="raw", normalize_rewards=True), 1.0) for _ in range(2)
+    )
     found = [first.rewards(batch, *rest) for batch in batches[:2]]
     second.load(json.loads(json.dumps(first.state())))
     found += [second.rewards(batch, *rest) for batch in batches[2:]]

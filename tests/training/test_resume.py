@@ -333,6 +333,13 @@ def test_a_folder_of_an_older_version_goes_on(verb: str, task, whole, tmp_path: 
     assert yaml.safe_load((folder / "config.yaml").read_text()) == known
 
 
+def test_what_depends_on_other_settings_stands_beside_them(whole) -> None:
+    """config.yaml keeps what was given, as older versions wrote it."""
+    folder = whole("grpo")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["kl"]["kl_place"] == "auto"
+    assert json.loads((folder / "resolved.json").read_text())["kl"]["kl_place"] == "loss"
+
+
 def test_what_an_older_version_did_not_know_must_be_its_default(task, tmp_path: Path) -> None:
     config, folder = settings("grpo", task), tmp_path / "run"
     run_killed_after(config, folder, 1)

@@ -203,13 +203,16 @@ def test_penalties_are_not_presents(name: str) -> None:
         Shaping(**{name: -0.1})
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("sampler", "other"), [("ours", "transformers"), ("transformers", "ours")])
 def test_the_sampler_that_is_named_samples(
-    task: Path, material: Path, sampler: Any, other: str
+    task: Path, material: Path, sampler: Any, other: str, dtype: Any
 ) -> None:
-    """To the last bit of the log-probabilities, which tells it from the other one."""
+    """To the last bit of the log-probabilities, which tells it from the other one, and its arithmetic."""
     given = RewardSources(reward_funcs=f"{material}/functions.py:length")
-    rl(settings(task, material, reward_sources=given, num_updates=1, sampler=sampler))
+    learning = Optimization(learning_rate=1e-2, dtype=dtype)
+    changed = {"reward_sources": given, "num_updates": 1, "optimization": learning}
+    rl(settings(task, material, sampler=sampler, **changed))
     rows = columns_of(material, 1)
     prompts = [json.loads(prompt) for prompt in rows["prompt"]]
     seeds = [stream(0, "sample", 1, n) for n in range(len(prompts))]
@@ -217,7 +220,7 @@ def test_the_sampler_that_is_named_samples(
     found = {}
     for name in (sampler, other):
         engine = PolicySampler(
-            policy, tokenizer, max_completion_length=6, engine=name, dtype=torch.float32
+            policy, tokenizer, max_completion_length=6, engine=name, dtype=getattr(torch, dtype)
         )
         found[name] = [sum(answer.logprobs) for answer in engine.sample(prompts, seeds)]
     assert rows["logprob"].tolist() == found[sampler] != found[other]

@@ -30,7 +30,7 @@ from crestline.pipeline.configs import (
     SampleConfig,
 )
 from crestline.pipeline.convert import check_output, read
-from crestline.pipeline.plan import plan
+from crestline.pipeline.plan import plan, rl_settings
 from crestline.pipeline.reward_eval_configs import RewardEvalConfig, inputs_of
 from crestline.pipeline.who import people_of, world_of
 from crestline.runs.files import read_jsonl
@@ -144,7 +144,8 @@ def rl_input(config: RlConfig) -> list[str]:
         found.append(data("eval_dataset_name", config.eval_dataset_name, read_prompts, split))
     found.append(model("model_name_or_path", config.model_name_or_path))
     found += sampler(config.sampler, config.model_name_or_path)
-    return [*found, *scorers(config), folder(resolved(config), "rl")]
+    resolved(config)
+    return [*found, *scorers(config), folder(config, "rl")]
 
 
 def scorers(config: RlConfig | BestOfNConfig) -> list[str]:
@@ -236,6 +237,7 @@ def run_input(config: RunConfig) -> list[str]:
     who = people(material.people or config.world.name, config.world.flip_probability)
     if material.people:
         found.append(who)
+    rl_settings(config)
     stages = ("pretrain", "sft", "reward", "rl")
     for name in stages:
         require_trackers(getattr(config, name).tracking)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, is_dataclass, replace
 from itertools import pairwise
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from crestline.runs.settings import hints_of, members_of, name_of
@@ -39,11 +39,14 @@ class Option:
     @property
     def value_name(self) -> str:
         """What the value looks like: N, NUMBER, TEXT, the choices; empty for a switch."""
-        if get_origin(self.hint) is Literal:
-            return "|".join(map(str, get_args(self.hint)))
-        if get_origin(self.hint) in (Union, UnionType):
-            return "|".join(name_of(member) for member in members_of(self.hint))
-        return {bool: "", int: "N", float: "NUMBER"}.get(self.hint, "TEXT")
+        hint = self.hint
+        if get_origin(hint) is Literal:
+            return "|".join(map(str, get_args(hint)))
+        if get_origin(hint) in (Union, UnionType):
+            if members := members_of(hint):
+                return "|".join(name_of(member) for member in members)
+            hint = next(kind for kind in get_args(hint) if kind is not NoneType)
+        return {bool: "", int: "N", float: "NUMBER"}.get(hint, "TEXT")
 
 
 def options_of(

@@ -28,7 +28,7 @@ def engine_of(model: Any, kind: str = "auto", *, dtype: torch.dtype | None = Non
         raise BadInput(
             f"--sampler ours does not decode this {type(model).__name__}; use --sampler auto or transformers"
         )
-    return TransformersEngine(model)
+    return TransformersEngine(model, dtype)
 
 
 def decoder_of(model: Any, *, dtype: torch.dtype | None = None) -> Decoder | None:

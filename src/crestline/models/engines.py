@@ -57,10 +57,13 @@ class Engine(Protocol):
 
 
 class TransformersEngine:
-    """Any causal language model by its own forward pass and cache: the reference for the others."""
+    """Any causal language model by its own forward pass and cache: the reference for the others.
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    dtype: bfloat16 computes under autocast; anything else leaves the model its own arithmetic.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
+        self.model, self.dtype = model, dtype
 
     def refresh(self, model: Any) -> None:
         self.model = model
@@ -68,7 +71,7 @@ class TransformersEngine:
     def open(
         self, lengths: Sequence[int], counts: Sequence[int], new_tokens: int, rows: int
     ) -> tuple[Session, int]:
-        return TransformersSession(self.model), rows
+        return TransformersSession(self.model, self.dtype), rows
 
 
 class TransformersSession:
@@ -76,8 +79,8 @@ class TransformersSession:
 
     refills = False
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
+        self.model, self.low = model, dtype == torch.bfloat16
         self.device = next(model.parameters()).device
         self.cache: Any = None
         self.real_BT = torch.zeros(0, 0, dtype=torch.long, device=self.device)
@@ -109,14 +112,15 @@ class TransformersSession:
 
     def _forward(self, tokens_BS: Tensor) -> Tensor:
         positions_BT = (self.real_BT.cumsum(1) - 1).clamp_min(0)
-        out = self.model(
-            input_ids=tokens_BS,
-            attention_mask=self.real_BT,
-            position_ids=positions_BT[:, -tokens_BS.shape[1] :],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
+            out = self.model(
+                input_ids=tokens_BS,
+                attention_mask=self.real_BT,
+                position_ids=positions_BT[:, -tokens_BS.shape[1] :],
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         self.cache = out.past_key_values
         logits_BV: Tensor = out.logits[:, -1]
         return logits_BV

@@ -102,6 +102,7 @@ class Gpt2Decoder:
         self.embedding = without_saving_wrapper(body.wte).weight.detach()
         self.positions = without_saving_wrapper(body.wpe).weight.detach()
         self.layers: list[_Layer] = []  # the old copies go first
+        self.output = Weights(self.embedding, None)
         self.layers = [self._layer(block) for block in body.h]
         self.final_norm = self._norm_of(body.ln_f)
         self.output = shadow.one(_known(projection_of(model.lm_head)))

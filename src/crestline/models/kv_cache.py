@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crestline.models.matmul import weighted_sum
+from crestline.models.matmul import longest_sum, weighted_sum
 
 COLUMNS = 16
 """Columns are stored and read in multiples of it, so that sums over them fall into the same lanes in every batch."""
@@ -99,6 +99,8 @@ class KvCache:
         if dtype != torch.float32:
             fewest = max(fewest, -(-FEWEST_LOW_PRECISION_PRODUCTS // (shape.num_heads * size)))
         self.fewest_columns = up_to(COLUMNS, fewest)
+        """The room, and what is left of it where sums over it are cut, has at least so many."""
+        self.longest_sum = longest_sum(dtype)
         self.width = 0
         """Own columns that there is room for; all are read."""
         self.own = [self._pair((rows, heads, self.width, size)) for _ in shape.windows]
@@ -150,7 +152,9 @@ class KvCache:
         if needed <= self.width:
             return
         ahead = min(self.most_columns, needed + needed // 2 + COLUMNS // 2)
-        self.width = max(self.fewest_columns, up_to(COLUMNS, ahead))
+        self.width = up_to(COLUMNS, max(self.fewest_columns, ahead))
+        if self.width % self.longest_sum and self.width % self.longest_sum < self.fewest_columns:
+            self.width += self.fewest_columns - self.width % self.longest_sum
         self.views = []  # else they would keep the old room in memory
         for layer, pair in enumerate(self.own):
             rows, heads, width, size = pair[0].shape

@@ -85,6 +85,7 @@ class LlamaDecoder:
         shadow = self.shadow
         self.family = family
         self.layers: list[_Layer] = []  # the old copies go first
+        self.output = Weights(family.embedding, None)
         self.layers = [self._layer(layer) for layer in family.layers]
         self.final_norm = shadow.vector(family.final_norm)
         self.output = shadow.one(family.output)

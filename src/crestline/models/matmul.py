@@ -2,9 +2,10 @@
 
 Owns the sampler's linear maps, weighted sums and activation functions. On the CPU a row's result is the same to the
 last bit whatever other rows stand in the batch, how many they are and how many threads work. For that, products are
-padded to `FEWEST_ROWS` rows, below which the library takes other kernels; float32 sums are added up in stretches of a
-fixed length, beyond which it splits them by the number of rows and threads; and activation functions get whole
-vectors, since what is left over takes another formula. Elsewhere nothing is promised.
+padded to `FEWEST_ROWS` rows, below which the library takes other kernels; long sums are added up in stretches of a
+fixed length, beyond which it splits them by the number of rows, columns and threads; and activation functions get
+whole vectors, since what is left over takes another formula. Elsewhere nothing is promised. Weights may be laid out for
+bfloat16 products once (`packed`).
 
 Letters: N rows, I and O features in and out, R rows of one product in a batch of B, L columns summed over, D features.
 """
@@ -93,10 +94,15 @@ def add_linear_(
     return residual_NO.add_(linear(x_NI, weight_OI, bias_O))
 
 
+def longest_sum(dtype: torch.dtype) -> int:
+    """Columns that `weighted_sum` adds up at once."""
+    return LONGEST_BATCHED_SUM if dtype == torch.float32 else LONGEST_LOW_PRECISION_SUM
+
+
 def weighted_sum(weights_BRL: Tensor, values_BLD: Tensor) -> Tensor:
     """weights @ values, [B, R, D]; columns of weight 0 may be left out or added at the end without effect."""
     exact = weights_BRL.dtype == torch.float32
-    size, columns = LONGEST_BATCHED_SUM if exact else LONGEST_LOW_PRECISION_SUM, values_BLD.shape[1]
+    size, columns = longest_sum(weights_BRL.dtype), values_BLD.shape[1]
     found_BRD = torch.bmm(weights_BRL[..., :size], values_BLD[:, :size])
     if columns <= size:
         return found_BRD

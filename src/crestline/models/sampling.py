@@ -22,7 +22,7 @@ def open_sampler(
 ) -> Sampler:
     """A sampler of the policy: "auto", "ours", "transformers" or "vllm".
 
-    dtype: of our engine's products; None takes bfloat16 where that is fast. vLLM computes in the weights' own.
+    dtype: of products; None leaves ours the choice and transformers the weights' own, which is what vLLM always takes.
 
     auto: ours where it computes the model exactly, else transformers' forward pass. Raises BadInput where the one that
     is named cannot serve.

@@ -1,8 +1,8 @@
 """The weights that sampling multiplies with: the live ones where their dtype serves, else one copy in low precision.
 
-Owns the copies and their refreshing. Knows no architecture. Where weights are copied anyway, maps that read the same
-input are joined into one; where they are not, they stay apart, so that no second copy of full precision exists. Maps
-with LoRA adapters are merged, and that is a copy in any dtype.
+Owns how a copy is made; the decoder keeps it, until its next refresh. Knows no architecture. Where weights are copied
+anyway, maps that read the same input are joined into one; where they are not, they stay apart, so that no second copy
+of full precision exists. Maps with LoRA adapters are merged, and that is a copy in any dtype.
 """
 
 from __future__ import annotations

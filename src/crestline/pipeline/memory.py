@@ -16,7 +16,7 @@ from crestline.data.rankings import read_rankings
 from crestline.data.rows import is_large
 from crestline.models.size import Size, size_of
 from crestline.pipeline.configs import BestOfNConfig, RunConfig
-from crestline.pipeline.plan import Sources
+from crestline.pipeline.plan import Sources, rl_settings
 from crestline.pipeline.who import world_of
 from crestline.training.configs import PretrainConfig, SftConfig
 from crestline.training.dpo_configs import DpoConfig
@@ -36,7 +36,7 @@ from crestline.training.memory import (
     reinforced,
 )
 from crestline.training.reward_configs import RewardConfig
-from crestline.training.rl_configs import Ppo, RlConfig
+from crestline.training.rl_configs import Ppo, RlConfig, resolved
 from crestline.types import Demonstration, Prompt, Ranking
 
 PROMPT_TOKENS = 256
@@ -182,6 +182,7 @@ def of_rl(
         critic = size_of(config.algorithm.critic_model_name_or_path)
 
     def needed(changed: RlConfig) -> dict[str, int]:
+        changed = resolved(changed)
         held = changed.checkpoints.num_eval_prompts
         if rows and not changed.eval_dataset_name:
             held = min(held, len(rows) // 5)
@@ -274,7 +275,7 @@ def of_run(config: RunConfig, place: Place) -> Estimate | None:
     ]
     reward = replace(config.reward, model_name_or_path=backbone or named)
     found["reward"] = of_reward(reward, judge, rankings, place)
-    settings_of_rl = replace(config.rl, model_name_or_path=named)
+    settings_of_rl = replace(rl_settings(config), model_name_or_path=named)
     found["rl"] = of_rl(settings_of_rl, policy, judge, prompts, place)
     known = {stage: each for stage, each in found.items() if each}
     if not known:

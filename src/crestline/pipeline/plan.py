@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crestline.pipeline.configs import RunConfig
+from crestline.training.rl_configs import RlConfig, resolved
 from crestline.types import BadInput
 
 STAND_IN_FRACTIONS = {"reward": 0.4, "stand_in": 0.4, "test": 0.2}
 """Where nobody can be asked, the rankings are split: RL's reward model, the stand-in, and a test of both."""
+
+
+def rl_settings(config: RunConfig) -> RlConfig:
+    """The settings of RL in a run; in the world the reward is raw unless told otherwise: the cliff is its story.
+
+    Raises BadInput where they do not fit together.
+    """
+    settings = replace(config.rl, reward_model_name_or_path="reward/model", seed=config.seed)
+    if Sources(config).world_people and settings.shaping.reward_shaping == "auto":
+        shaping = replace(settings.shaping, reward_shaping="raw")
+        settings = replace(settings, shaping=shaping)
+    resolved(settings)
+    return settings
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_te
 from crestline.pipeline.configs import CrestConfig, RankConfig, RunConfig
 from crestline.pipeline.crest import Checkpoints, crest
 from crestline.pipeline.gold import write_gold
-from crestline.pipeline.plan import STAND_IN_FRACTIONS, Sources, plan
+from crestline.pipeline.plan import STAND_IN_FRACTIONS, Sources, plan, rl_settings
 from crestline.pipeline.rank import rank
 from crestline.pipeline.sample import sample
 from crestline.pipeline.screen import Screen
@@ -52,6 +52,7 @@ MIN_PROMPTS = 20
 def run(config: RunConfig, *, screen: Screen) -> Verdict:
     """Do every stage that is not done yet and return the verdict."""
     lines = plan(config)
+    rl_settings(config)
     material = config.material
     if material.people:
         people_of(material.people, seed=config.seed, flip_probability=0.0)
@@ -294,19 +295,13 @@ class _Stages:
         reward(settings, device=self.config.device, progress=progress)
 
     def rl(self, progress: Progress) -> None:
-        settings = self.config.rl
-        if self.sources.world_people and settings.shaping.reward_shaping == "auto":
-            # the world's story is the cliff
-            shaping = replace(settings.shaping, reward_shaping="raw")
-            settings = replace(settings, shaping=shaping)
         settings = replace(
-            settings,
+            rl_settings(self.config),
             model_name_or_path=self.policy,
             reward_model_name_or_path=str(self.path / "reward" / "model"),
             dataset_name=self.file("prompts.jsonl"),
             eval_dataset_name=self.file("heldout_prompts.jsonl"),
             output_dir=str(self.path / "rl"),
-            seed=self.config.seed,
         )
         rl(settings, device=self.config.device, progress=progress)
 

@@ -33,6 +33,7 @@ FACTS = (
     ("num_updates", "updates that were run, of which the shipped one is one"),
     ("algorithm", "how the policy was trained"),
     ("beta", "weight of KL(policy‖start) in training; 0 is none"),
+    ("reward_shaping", "how a score became a reward: raw, centered or par"),
     ("learning_rate", "peak learning rate of RL"),
     ("num_generations", "completions for each prompt"),
     ("temperature", "sampling temperature, in training and measurement"),
@@ -55,6 +56,7 @@ _MADE = {
     "num_updates": "updates run",
     "algorithm": "algorithm",
     "beta": "KL weight (beta)",
+    "reward_shaping": "reward shaping",
     "learning_rate": "learning rate",
     "num_generations": "completions per prompt",
     "temperature": "sampling temperature",
@@ -229,7 +231,7 @@ def facts_of(run_folder: Path) -> dict[str, Any]:
     run = read_run(folder)
     algorithm = run.rl_config.get("algorithm")
     method = algorithm if isinstance(algorithm, Mapping) else {"name": algorithm}
-    kl = run.rl_config.get("kl")
+    kl, shaping = run.rl_config.get("kl"), run.rl_config.get("shaping")
     optimization = run.rl_config.get("optimization")
     steps = optimization if isinstance(optimization, Mapping) else {}
     accuracy = {
@@ -243,6 +245,7 @@ def facts_of(run_folder: Path) -> dict[str, Any]:
         "num_updates": run.last_update,
         "algorithm": method.get("name"),
         "beta": kl.get("beta") if isinstance(kl, Mapping) else method.get("beta"),
+        "reward_shaping": shaping.get("reward_shaping") if isinstance(shaping, Mapping) else None,
         "learning_rate": steps.get("learning_rate"),
         "num_rankings": run.labels.num_rankings,
         "rankings_answered_by": run.labels.rankings_answered_by or None,

@@ -146,7 +146,7 @@ def read_run(folder: Path) -> Run:
         labels=_labels(folder, answers, notes),
         answer_prompt=next((row["prompt"] for row in answers if row.get("prompt")), ""),
         configs=_configs(folder, rl_folder, notes),
-        rl_config=_attempt(rl.read_config, "rl_config", notes, {}),
+        rl_config=_attempt(lambda: _rl_config(rl), "rl_config", notes, {}),
         notes=notes,
     )
 
@@ -161,6 +161,12 @@ _MISSING = {
     "rankings": "There is no rankings.jsonl: how many rankings were collected is not known here.",
     "gold": "",
 }
+
+
+def _rl_config(rl: RunFolder) -> dict[str, Any]:
+    """The settings of RL, and in place of "auto" what it stood for."""
+    resolved = rl.path / "resolved.json"
+    return {**rl.read_config(), **(read_json(resolved) if resolved.exists() else {})}
 
 
 def _attempt(read: Callable[[], T], key: str, notes: dict[str, str], default: T) -> T:

@@ -19,6 +19,8 @@ class Shaper:
     """temperature: of the calibration, raw units for each unit of log-odds."""
 
     def __init__(self, shaping: Shaping, temperature: float) -> None:
+        if shaping.reward_shaping == "auto":
+            raise ValueError("the config is not resolved")
         self.shaping, self.temperature = shaping, temperature
         self.running = Running()
 

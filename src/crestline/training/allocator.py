@@ -14,7 +14,8 @@ from collections.abc import Iterator
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Names of glibc's mallopt."""
 KEPT, USUAL = (1 << 30, 1 << 30), (64 << 20, 32 << 20)
-"""Bytes: free memory at the end of the heap that is kept, and pieces that come from the system directly."""
+"""Bytes: free memory at the end of the heap that is kept, and pieces that come from the system directly. Usual is what
+glibc's own moving thresholds come to in a process that handles large pieces."""
 
 
 @contextlib.contextmanager
@@ -38,5 +39,6 @@ def release_memory() -> None:
 def _set(trim: int, mmap: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
+        if not library.mallopt(MMAP_THRESHOLD, mmap):  # older versions allow no more than this
+            library.mallopt(MMAP_THRESHOLD, USUAL[1])
         library.mallopt(TRIM_THRESHOLD, trim)
-        library.mallopt(MMAP_THRESHOLD, mmap)

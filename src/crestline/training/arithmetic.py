@@ -1,7 +1,8 @@
 """In which arithmetic a stage computes: `--dtype`, settled for a device.
 
-Owns that choice for everyone who takes part in training: learner, sampler, reference and critic agree, so that a policy
-that has not moved yet is at distance 0 from its reference. Weights stay float32.
+Owns that choice for everyone who takes part in training: learner, sampler, reference and critic agree, so that KL
+compares models and not arithmetics. What is left between sampler and learner is logged as
+`sampling/logprob_difference`. Weights stay float32, and checkpoints are measured in their arithmetic.
 """
 
 from __future__ import annotations

@@ -301,11 +301,14 @@ def reinforced(
         )
     largest = max(working, key=lambda name: working[name])
     copied = ours and (config.lora.use_peft or own == HALF)
+    shaped = config.shaping.reward_shaping != "raw"  # the reference is sampled, too
     return {
         **place.before,
         **trained(size, config.lora),
         "reference": 0 if config.lora.use_peft else FLOAT * size.num_parameters,
-        "sampler's weights": own * size.num_parameters * copied,
+        "sampler's weights": own
+        * size.num_parameters
+        * (copied + (shaped and ours and own == HALF)),
         "reward model": FLOAT * reward.num_parameters if reward else 0,
         "critic": sum(trained(critic, Lora()).values()) if critic else 0,
         largest: working[largest],

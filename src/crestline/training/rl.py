@@ -18,7 +18,9 @@ from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.lora import with_adapters
 from crestline.models.reference import Reference
 from crestline.models.sampling import open_sampler
+from crestline.runs.files import write_json
 from crestline.runs.folder import RunFolder
+from crestline.runs.settings import plain
 from crestline.training.arithmetic import products_in
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage, ship_final
@@ -27,7 +29,7 @@ from crestline.training.grid import DistanceGrid
 from crestline.training.health import Watchdog
 from crestline.training.learner import Learner, Loss
 from crestline.training.rewarding import reward_of
-from crestline.training.rl_configs import Ppo, RlConfig, resolved
+from crestline.training.rl_configs import RESOLVED, RESOLVED_FILE, Ppo, RlConfig, resolved
 from crestline.training.rollouts import Cast, RlSource, prompt_column
 from crestline.training.seeds import stream
 from crestline.training.surrogate import Surrogate
@@ -38,10 +40,11 @@ from crestline.types import BadInput, Progress, Prompt, Sampler, silent
 def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Train the policy against its reward and return the run folder; a finished run returns at once."""
     required(config, "model_name_or_path", "dataset_name", "output_dir")
-    config = resolved(config)
+    settled = resolved(config)
     with open_stage(config, "rl") as folder:
         if finished(folder):
             return folder.path
+        config = settled
         train, held = split_prompts(config)
         tokenizer = load_tokenizer(config.model_name_or_path)
         cast = gathered(config, folder, tokenizer, train, held, device)
@@ -49,6 +52,7 @@ def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) ->
         grid = DistanceGrid(config, folder, cast, held)
         watchdog = Watchdog(config.health)
         learner = learner_of(config, cast)
+        write_json(folder.path / RESOLVED_FILE, {n: plain(getattr(config, n)) for n in RESOLVED})
         if not folder.checkpoint_path(0).exists():
             folder.cut_to(-1)
             grid.measure(0)

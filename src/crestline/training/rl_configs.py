@@ -156,7 +156,9 @@ class Kl:
     """Training stops at this distance, sqrt(nats); 0 goes on to num_updates."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, *["beta"] * (self.beta is not None), "kl_target", "max_distance")
+        at_least(self, 0, "kl_target", "max_distance")
+        if self.beta is not None:
+            at_least(self, 0, "beta")
         if self.kl_target and self.beta == 0:
             raise ValueError("kl_target needs a beta above 0 to begin from")
         if self.kl_place == "loss" and self.kl_estimator == "k1":
@@ -174,6 +176,10 @@ def settled(kl: Kl, algorithm: Algorithm) -> Kl:
     if estimator == "auto":
         estimator = "k3" if place == "loss" else "k1"
     return replace(kl, kl_estimator=estimator, kl_place=place)
+
+
+RESOLVED, RESOLVED_FILE = ("kl", "shaping"), "resolved.json"
+"""Settings that `resolved` changes, and the file of a run folder that tells what they became."""
 
 
 def resolved(config: RlConfig) -> RlConfig:

@@ -67,7 +67,9 @@ class RlSource:
         self.shaper = Shaper(config.shaping, cast.reward.calibration.temperature)
         width = config.shaping.num_reference_completions if self.shaper.compares else 0
         self.reference_scores_RM = torch.full((len(prompts), width), float("nan"))
-        self.beta = self.kl.beta or 0.0
+        if self.kl.beta is None:
+            raise ValueError("the config is not resolved")
+        self.beta = self.kl.beta
         self.held: Experience | None = None  # the samples in use, where several updates share them
 
     def batch(self, update: int) -> tuple[Experience, dict[str, float]]:
@@ -252,17 +254,18 @@ class RlSource:
 
     def _exact_kl(self, tokens_NT: Tensor, lengths_N: Tensor, sampled_NT: Tensor) -> Tensor:
         self.cast.policy.eval()
-        found = [
-            exact_token_kl(
-                self.cast.policy,
-                self.cast.reference,
-                tokens_NT[rows],
-                lengths_N[rows],
-                sampled_NT[rows],
-                temperature=self.config.temperature,
-            )[0]
-            for rows in self._parts(tokens_NT)
-        ]
+        with self._arithmetic():
+            found = [
+                exact_token_kl(
+                    self.cast.policy,
+                    self.cast.reference,
+                    tokens_NT[rows],
+                    lengths_N[rows],
+                    sampled_NT[rows],
+                    temperature=self.config.temperature,
+                )[0]
+                for rows in self._parts(tokens_NT)
+            ]
         return torch.cat(found)
 
     @torch.no_grad()
