@@ -91,6 +91,19 @@ def test_equals_transformers(name: str, layout: str) -> None:
             torch.testing.assert_close(gradient, wanted[key], atol=2e-5 * max(1, scale), rtol=1e-3)
 
 
+@pytest.mark.parametrize("layout", TREES)
+def test_tokens_at_the_end_that_nobody_looks_at_change_nothing(layout: str) -> None:
+    model = built("llama grouped")
+    trees = [tree_of(*TREES[layout], multiple=multiple) for multiple in (1, 64)]
+    assert len(trees[1].tokens_S) == 64 and trees[0].num_unseen == 0 < trees[1].num_unseen
+    plain, padded = (tree_hidden(family_of(model), tree) for tree in trees)
+    seen = padded[: len(plain)]
+    torch.testing.assert_close(seen, plain, atol=1e-5, rtol=1e-4)
+    wanted, given = gradients(model, plain), gradients(model, seen)
+    for key, gradient in given.items():
+        torch.testing.assert_close(gradient, wanted[key], atol=2e-5, rtol=1e-3)
+
+
 def test_bfloat16_is_near() -> None:
     model = built("llama grouped")
     tree = tree_of(*TREES["ragged"])

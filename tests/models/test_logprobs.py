@@ -55,3 +55,17 @@ def test_extreme_logits_stay_finite() -> None:
     assert unlikely.tolist() == [-2e4]
     unlikely.sum().backward()
     assert hidden.grad.tolist() == [[-2.0]]
+
+
+def test_low_precision_is_near_and_keeps_its_rows() -> None:
+    hidden, weight, chosen = inputs()
+    pull = torch.linspace(-1, 2, PLACES)
+    exact = logprobs_of(hidden, weight, chosen)
+    wanted = torch.autograd.grad((exact * pull).sum(), (hidden, weight))
+    low = hidden.detach().bfloat16().requires_grad_()
+    found = logprobs_of(low, weight, chosen)
+    torch.testing.assert_close(found, exact, atol=0.05, rtol=0.02)
+    given = torch.autograd.grad((found * pull).sum(), (low, weight))
+    for gradient, expected in zip(given, wanted, strict=True):
+        assert gradient.shape == expected.shape
+        torch.testing.assert_close(gradient.float(), expected, atol=0.05, rtol=0.05)

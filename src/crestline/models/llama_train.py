@@ -185,7 +185,9 @@ class _TreeAttention(torch.autograd.Function):
         ctx.save_for_backward(pq, pk, pv, cq, ck, cv, weights_p, weights_c)
         ctx.heads, ctx.turns = heads, turns
         of_prompts = heads.joined(weights_p @ pv, tree.prompts, of_queries=True)
-        return torch.cat([of_prompts, heads.joined(mixed, tree.completions, of_queries=True)])
+        of_completions = heads.joined(mixed, tree.completions, of_queries=True)
+        unseen = joined.new_zeros(tree.num_unseen, *of_completions.shape[1:])
+        return torch.cat([of_prompts, of_completions, unseen])
 
     @staticmethod
     @once_differentiable
@@ -214,7 +216,10 @@ class _TreeAttention(torch.autograd.Function):
         value += heads.grouped(weights_c[..., :width]).transpose(-1, -2) @ grouped_c
         of_prompts = heads.all_joined((scores @ pk, key, value), prompts)
 
-        both = [torch.cat(pair) for pair in zip(of_prompts, of_completions, strict=True)]
+        both = [
+            torch.cat([*pair, grad.new_zeros(heads.tree.num_unseen, *pair[0].shape[1:])])
+            for pair in zip(of_prompts, of_completions, strict=True)
+        ]
         both[0] *= grad.shape[-1] ** -0.5
         if turns is not None:
             both[:2] = [turned(part, turns, back=True) for part in both[:2]]

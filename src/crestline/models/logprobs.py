@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 
 ROWS_TOGETHER = 512
 """Places that pass through the output layer together: enough for a fast multiplication, small enough for the cache."""
+EVEN_ROWS = 64
+"""Products in low precision get a multiple of so many rows: the library keeps a kernel and its memory for every number
+that it meets, and every update brings others."""
 KEPT_ELEMENTS = 32 * 1024 * 1024
 """Up to so many log-probabilities (128 MiB) are kept for the backward pass; beyond, they are computed again."""
 
@@ -97,9 +100,9 @@ class _Logprobs(torch.autograd.Function):
             logprobs = kept[number] if kept else _all_logprobs(hidden, weight, ctx.temperature)
             share = grad_S[rows, None] / ctx.temperature
             toward = logprobs.exp().mul_(-share).scatter_add_(1, chosen_S[rows, None], share)
-            toward = toward.to(hidden.dtype)
+            toward, hidden = _even(toward.to(hidden.dtype)), _even(hidden)
             if grad_hidden is not None:
-                torch.mm(toward, weight, out=grad_hidden[rows])
+                grad_hidden[rows] = torch.mm(toward, weight)[: len(share)]
             if grad_weight is not None and hidden.dtype == torch.float32:
                 grad_weight.addmm_(toward.t(), hidden)
             elif grad_weight is not None:
@@ -110,5 +113,11 @@ class _Logprobs(torch.autograd.Function):
 
 
 def _all_logprobs(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = F.linear(hidden, weight).float()
+    logits = F.linear(_even(hidden), weight)[: len(hidden)].float()
     return (logits if temperature == 1 else logits.div_(temperature)).log_softmax(-1)
+
+
+def _even(x: Tensor) -> Tensor:
+    """With rows of zeros at the end, in low precision."""
+    missing = -len(x) % EVEN_ROWS
+    return x if x.dtype == torch.float32 or not missing else F.pad(x, (0, 0, 0, missing))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crestline.models.blocks import recomputes
 from crestline.models.llama_family import LlamaFamily, family_of
 from crestline.models.llama_train import fits_window, tree_hidden
-from crestline.models.logprobs import logprobs_and_best_of, logprobs_of, slices
+from crestline.models.logprobs import EVEN_ROWS, logprobs_and_best_of, logprobs_of, slices
 from crestline.models.tree import Tree, shared_beginning, tree_of
 
 SHAPED_AFTER_THE_OUTPUT_LAYER = (
@@ -115,7 +115,8 @@ def hidden_before(
         texts = [ids[: len(row)] for ids, row in zip(ids_NT, rows, strict=True)]
         starts = range(0, len(rows), group_size)
         shared = [shared_beginning(texts[start : start + group_size]) for start in starts]
-        tree = _tree(rows, shared, group_size).to(tokens_NT.device)
+        low = torch.is_autocast_enabled(tokens_NT.device.type)
+        tree = _tree(rows, shared, group_size, EVEN_ROWS if low else 1).to(tokens_NT.device)
         if fits_window(family, tree):
             before_S = _places_before(tree, shared, chosen_NT, group_size)
             return _without_autocast(family, tree, model).index_select(0, before_S)
@@ -124,12 +125,12 @@ def hidden_before(
     return found
 
 
-def _tree(rows: Sequence[Sequence[int]], shared: Sequence[int], size: int) -> Tree:
+def _tree(rows: Sequence[Sequence[int]], shared: Sequence[int], size: int, multiple: int) -> Tree:
     prompts = [rows[n * size][:length] for n, length in enumerate(shared)]
     completions = [
         [row[length:] for row in rows[n * size : (n + 1) * size]] for n, length in enumerate(shared)
     ]
-    return tree_of(prompts, completions)
+    return tree_of(prompts, completions, multiple=multiple)
 
 
 def _places_before(tree: Tree, shared: Sequence[int], chosen_NT: Tensor, group_size: int) -> Tensor:

@@ -15,6 +15,7 @@ from itertools import chain
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -62,7 +63,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Tree:
-    """A layout: all prompts, then all completions, group by group.
+    """A layout: all prompts, then all completions, group by group, then tokens that nobody looks at.
 
     tokens_S, positions_S: ids, and places as the model counts them: a completion goes on where its prompt ended.
     """
@@ -75,6 +76,11 @@ class Tree:
     @property
     def group_size(self) -> int:
         return len(self.completions.lengths_R) // len(self.prompts.lengths_R)
+
+    @property
+    def num_unseen(self) -> int:
+        """Tokens at the end that belong to no row."""
+        return len(self.tokens_S) - self.prompts.num_tokens - self.completions.num_tokens
 
     def to(self, device: torch.device | str) -> Tree:
         """The same layout on another device."""
@@ -107,11 +113,15 @@ def shared_beginning(texts: Sequence[Ids]) -> int:
 
 
 def tree_of(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]]
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[Sequence[int]]],
+    *,
+    multiple: int = 1,
 ) -> Tree:
     """Lay out G prompts and their completions, the same number K for each; any of them may be empty.
 
-    prompts: token ids; completions: for each prompt its completions' ids. Raises ValueError if the numbers differ,
+    prompts: token ids; completions: for each prompt its completions' ids. multiple: the number of tokens is rounded up
+    to it. Raises ValueError if the numbers differ,
     or if there is no token at all.
 
     >>> tree_of([[7, 8]], [[[1], [2, 3]]]).positions_S.tolist()
@@ -128,7 +138,9 @@ def tree_of(
     completion_rows, places = _rows([len(ids) for ids in flat], prompt_rows.num_tokens)
     before_N = prompt_rows.lengths_R.repeat_interleave(size)
     shifted = places + before_N.repeat_interleave(completion_rows.lengths_R)
-    return Tree(tokens_S, torch.cat([prompt_places, shifted]), prompt_rows, completion_rows)
+    positions_S = torch.cat([prompt_places, shifted])
+    unseen = (0, -len(tokens_S) % multiple)
+    return Tree(F.pad(tokens_S, unseen), F.pad(positions_S, unseen), prompt_rows, completion_rows)
 
 
 def _rows(lengths: Sequence[int], start: int) -> tuple[Rows, Tensor]:
