@@ -18,7 +18,7 @@ from torch import Tensor
 from crestline.models.decoding import Attend
 from crestline.models.kv_cache import CacheShape
 from crestline.models.llama_family import LlamaFamily, LlamaLayer, family_of
-from crestline.models.matmul import activated_, add_linear_, linear, rms_normed
+from crestline.models.matmul import activated_, add_linear_, linear, rms_normed_rows
 from crestline.models.shadow import Shadow, Weights, project_into
 
 
@@ -131,7 +131,7 @@ class LlamaDecoder:
         return linear(hidden_NC, self.output.weight, self.output.bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return rms_normed(x, weight, self.family.epsilon)
+        return rms_normed_rows(x, weight, self.family.epsilon)
 
     def reach(self, length: int) -> None:
         """Be ready for positions below `length`."""

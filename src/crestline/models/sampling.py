@@ -23,7 +23,6 @@ def open_sampler(
     """A sampler of the policy: "auto", "ours", "transformers" or "vllm".
 
     dtype: of products; None leaves ours the choice and transformers the weights' own, which is what vLLM always takes.
-
     auto: ours where it computes the model exactly, else transformers' forward pass. Raises BadInput where the one that
     is named cannot serve.
     """

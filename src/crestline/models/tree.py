@@ -121,8 +121,7 @@ def tree_of(
     """Lay out G prompts and their completions, the same number K for each; any of them may be empty.
 
     prompts: token ids; completions: for each prompt its completions' ids. multiple: the number of tokens is rounded up
-    to it. Raises ValueError if the numbers differ,
-    or if there is no token at all.
+    to it. Raises ValueError if the numbers differ, or if there is no token at all.
 
     >>> tree_of([[7, 8]], [[[1], [2, 3]]]).positions_S.tolist()
     [0, 1, 2, 2, 3]

@@ -40,11 +40,10 @@ from crestline.types import BadInput, Progress, Prompt, Sampler, silent
 def rl(config: RlConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Train the policy against its reward and return the run folder; a finished run returns at once."""
     required(config, "model_name_or_path", "dataset_name", "output_dir")
-    settled = resolved(config)
-    with open_stage(config, "rl") as folder:
+    given, config = config, resolved(config)
+    with open_stage(given, "rl") as folder:
         if finished(folder):
             return folder.path
-        config = settled
         train, held = split_prompts(config)
         tokenizer = load_tokenizer(config.model_name_or_path)
         cast = gathered(config, folder, tokenizer, train, held, device)
