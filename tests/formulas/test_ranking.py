@@ -19,6 +19,7 @@ from crestline.formulas.ranking import (
     centring_penalty,
     ipo_loss,
     largest_upper_tie,
+    pairs_loss,
     plackett_luce_loss,
     untied_pairs,
     with_margins,
@@ -100,6 +101,52 @@ def test_gradients_against_finite_differences(ties: Ties) -> None:
         return likely + 0.3 * centring_penalty(values, ranked)
 
     assert torch.autograd.gradcheck(loss, (scores,))
+
+
+@pytest.mark.parametrize("flip_rate", [0.0, 0.2])
+@pytest.mark.parametrize("ties", ["either", "equal"])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_pairs_of_every_ranking_one_by_one(count: int, ties: Ties, flip_rate: float) -> None:
+    """Values and gradients against a loop over the pairs, each as a ranking of two by itself."""
+    rankings = patterns(count)
+    generator = torch.Generator().manual_seed(count)
+    scores = 2 * torch.randn(len(rankings), count, dtype=torch.float64, generator=generator)
+    scores.requires_grad_()
+    found = pairs_loss(scores, *as_tensors(rankings), ties=ties, flip_rate_R=flip_rate)
+    (gradient,) = torch.autograd.grad(found.sum(), scores)
+    expected = []
+    for row, ranks in zip(scores, rankings, strict=True):
+        losses = []
+        for i, j in itertools.combinations(range(count), 2):
+            first, second = ranks[i], ranks[j]
+            if first is None or second is None or (first == second and ties == "either"):
+                continue
+            ways = [(i, j)] * (first <= second) + [(j, i)] * (second <= first)
+            blind = torch.tensor(flip_rate, dtype=torch.float64)
+            said = [
+                -((1 - 2 * flip_rate) * torch.sigmoid(row[a] - row[b]) + blind).log()
+                for a, b in ways
+            ]
+            losses.append(sum(said) / len(said))
+        expected.append(sum(losses) / len(losses) if losses else row.sum() * 0)
+    (wanted,) = torch.autograd.grad(torch.stack(expected).sum(), scores)
+    torch.testing.assert_close(found, torch.stack(expected).detach(), atol=1e-10, rtol=0)
+    torch.testing.assert_close(gradient, wanted, atol=1e-10, rtol=0)
+
+
+def test_pairs_take_margins_and_flips_of_each_ranking_and_finite_differences_agree() -> None:
+    ranks, ranked = as_tensors([[1, 1, 1, 2, 0], [0, 3, None, 1, 1], [0, 1, None, None, None]])
+    scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    flips = torch.tensor([0.0, 0.3, 0.1], dtype=torch.float64)
+    margins = torch.tensor([0.0, 0.7, 2.0], dtype=torch.float64)
+
+    def loss(values: Tensor) -> Tensor:
+        moved = with_margins(values, ranks, ranked, margins)
+        return pairs_loss(moved, ranks, ranked, flip_rate_R=flips)
+
+    assert torch.autograd.gradcheck(loss, (scores,))
+    likely = (-bradley_terry_loss(scores[2, 0], scores[2, 1], 2.0)).exp().detach()
+    assert float(loss(scores.detach())[2]) == pytest.approx(-math.log(0.8 * float(likely) + 0.1))
 
 
 def test_bradley_terry_by_hand() -> None:

@@ -1,11 +1,10 @@
 import random
 
-import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from crestline.models.encoding import Encoder, batches
+from crestline.models.encoding import Encoder
 from crestline.models.load import load_tokenizer
 from crestline.models.text import render_scored
 
@@ -57,6 +56,7 @@ def test_rows_do_not_depend_on_what_is_encoded_with_them(tokenizer) -> None:
     for prompt, text, row in zip(prompts, texts, together, strict=True):
         assert encoder.rows([prompt], [text]) == [row]
         assert 1 <= len(row.ids) <= 12
+    assert len({row.prompt for row in together}) == 4
 
 
 @pytest.fixture
@@ -95,18 +95,6 @@ def test_without_a_special_first_token_only_the_end_is_kept(tokenizer) -> None:
 def test_unequal_columns_are_refused(tokenizer) -> None:
     with pytest.raises(ValueError, match="zip"):
         Encoder(tokenizer, 5).rows(["a", "b"], ["c"])
-
-
-def test_batches_hold_every_row_once_and_keep_the_budget() -> None:
-    lengths = np.random.default_rng(0).integers(1, 60, 200).tolist()
-    found = list(batches(lengths, 128))
-    assert sorted(n for places in found for n in places) == list(range(200))
-    for places in found:
-        widths = [lengths[n] for n in places]
-        assert widths[0] == max(widths)
-        assert len(places) * widths[0] <= 128 or len(places) == 1
-    assert list(batches([500, 3], 128)) == [[0], [1]]
-    assert list(batches([], 128)) == []
 
 
 @pytest.mark.parametrize("name", ["stories260K", "tinystories-656k"])

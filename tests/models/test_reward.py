@@ -17,6 +17,8 @@ from transformers import (
     BitNetForCausalLM,
     LlamaConfig,
     LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForCausalLM,
     RobertaConfig,
     T5Config,
     T5ForSequenceClassification,
@@ -82,6 +84,33 @@ def test_score_does_not_depend_on_the_batch(backbone: Path) -> None:
     for other in (alone, backwards, in_pairs):
         np.testing.assert_allclose(together, other, atol=2e-6)
     assert len({round(score, 4) for score in together}) == len(TEXTS)
+
+
+def test_scores_are_those_of_the_models_own_forward_pass(backbone: Path) -> None:
+    reward_model = trained(backbone)
+    rows = reward_model.rows([*PROMPTS, *PROMPTS], [*TEXTS, *TEXTS[::-1]])
+    found = reward_model.raw_of_rows(rows)[:, 0]
+    for row, score in zip(rows, found, strict=True):
+        tokens = torch.tensor([row.ids])
+        with torch.no_grad():
+            own = float(reward_model.raw(tokens, torch.ones_like(tokens)))
+        assert own == pytest.approx(score, abs=2e-6)
+
+
+def test_a_text_longer_than_the_attention_window_goes_the_plain_way(tmp_path, tokenizer) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 400}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    model = MistralForCausalLM(MistralConfig(sliding_window=32, **sizes, **heads))
+    save_model(model, tokenizer, tmp_path)
+    reward_model = trained(tmp_path)
+    texts = ["To get there.", "sat on the mat and the dog sat. " * 9, "Why?"]
+    rows = reward_model.rows(["The cat"] * 3, texts)
+    assert max(row.num_tokens for row in rows) > 32
+    found = reward_model.raw_of_rows(rows)[:, 0]
+    tokens = [torch.tensor([row.ids]) for row in rows]
+    with torch.no_grad():
+        own = [float(reward_model.raw(ids, torch.ones_like(ids))) for ids in tokens]
+    np.testing.assert_allclose(found, own, atol=2e-6)
 
 
 def test_written_it_scores_the_same_here_and_in_plain_transformers(backbone, tmp_path) -> None:

@@ -7,12 +7,10 @@ chat template, and a plain-text prompt that is taken as it stands, can make spec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
-
-import numpy as np
 
 from crestline.models.text import render_scored
 from crestline.types import PromptText
@@ -23,10 +21,15 @@ PRIVATE_USE = range(0xE000, 0xF900)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One text as token ids. is_truncated: it was longer than max_length and lost its front."""
+    """One text as token ids.
+
+    is_truncated: it was longer than max_length and lost its front. prompt: rows to the same prompt have the same
+    number; those of others may have it by chance.
+    """
 
     ids: list[int]
     is_truncated: bool
+    prompt: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -66,7 +69,10 @@ class Encoder:
             )["input_ids"]
             for n, row in zip(chosen, found, strict=True):
                 ids[n] = row
-        return [self.cut(row) for row in ids]
+        found_rows = map(self.cut, ids)
+        return [
+            replace(row, prompt=hash(repr(p))) for row, p in zip(found_rows, prompts, strict=True)
+        ]
 
     def adds_its_own(self, prompt: PromptText) -> bool:
         """Whether the tokenizer adds its special tokens: not where a chat template has written them."""
@@ -99,16 +105,3 @@ class Encoder:
             return Row(ids, False)
         keeps_first = ids[0] in self.special_ids and self.max_length > 1
         return Row(ids[:1] + ids[over + 1 :] if keeps_first else ids[over:], True)
-
-
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of rows, longest first, in batches of at most batch_tokens with their padding, or of one row.
-
-    >>> list(batches([3, 9, 4, 4], 9))
-    [[1], [2, 3], [0]]
-    """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-    while order:
-        size = max(1, batch_tokens // max(1, lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]

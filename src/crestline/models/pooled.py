@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crestline.models.blocks import added, projected, rms_normed, rotated, swiglu, turns_of
 from crestline.models.llama_family import LlamaFamily, LlamaLayer, in_pairs
-from crestline.models.packed_attention import mixed
+from crestline.models.packed_attention import Unsupported, mixed
 from crestline.models.packing import Packed
 from crestline.models.projection import Projection, projection_of
 
@@ -32,10 +32,10 @@ def llama_pooled(
     """After the final norm, [N, C]. dtype: arithmetic of the layers; parameters keep their own.
 
     recompute: True keeps only each layer's input for the backward pass (activation checkpointing).
-    Raises ValueError where a text is longer than a layer's attention window.
+    Raises Unsupported where a text is longer than a layer's attention window.
     """
     if any(layer.window is not None and layer.window < row.longest for layer in family.layers):
-        raise ValueError("a text is longer than the model's attention window")
+        raise Unsupported("a text is longer than the model's attention window")
     frequencies = family.inverse_frequencies.to(row.positions_T.device)
     turns = turns_of(row.positions_T[:, None].float() * frequencies, family.rope_scale)
     x_TC = F.embedding(row.tokens_T, family.embedding).to(dtype)

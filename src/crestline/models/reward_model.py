@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from crestline.formulas.ensemble import Aggregate, aggregated
 from crestline.models.calibration import Calibration
-from crestline.models.encoding import Encoder, Row, batches
+from crestline.models.encoding import Encoder, Row
 from crestline.models.heads import (
     divide_heads,
     head_tensors,
@@ -32,7 +32,11 @@ from crestline.models.heads import (
 from crestline.models.load import save_model
 from crestline.models.lora import adapter_tensors, is_adapted, merged, write_adapter
 from crestline.models.older import write_for_older
+from crestline.models.packed_attention import Unsupported
+from crestline.models.packing import RankedTexts
 from crestline.models.reload import Check, check_reloaded, spread_out
+from crestline.models.reward_batches import packed_batches, padded_batches
+from crestline.models.reward_forward import PLAIN, Forward, choose_forward
 from crestline.types import PromptText
 
 HEADS_FILE = "heads.safetensors"
@@ -41,6 +45,11 @@ ADAPTER_STORED = "crestline.json"
 """What config.json holds under `crestline`, in an adapter folder."""
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens, padding included, that are scored together, by kind of device."""
+PROBE = (
+    ("The cat sat on the mat. ", ("So did the dog.", "Nobody knew why, and nobody asked.", "")),
+    ("", ("Why did the hen cross the road? To get to the other side.",)),
+)
+"""Prompts with completions on which the ways through a backbone are compared: the same for every model."""
 ScoreDtype = Literal["float32", "bfloat16"]
 
 
@@ -77,6 +86,7 @@ class RewardModel:
         set_sides(tokenizer, self.max_length)
         self._encoder = Encoder(tokenizer, self.max_length)
         parameters = inspect.signature(type(inner).forward).parameters
+        self._forward: Forward | None = None  # chosen when something is scored
         self._options = {"use_cache": False} if "use_cache" in parameters else {}
 
     @property
@@ -102,25 +112,57 @@ class RewardModel:
     def raw_of_rows(
         self, rows: Sequence[Row], *, batch_tokens: int | None = None
     ) -> NDArray[np.float64]:
-        """Raw scores [N, M] of rows, in batches of about one length; the order is kept."""
+        """Raw scores [N, M] of rows, in batches; the order is kept. What rows to one prompt share is read once, where
+        the backbone allows it."""
         self.model.eval()
         device = next(self.model.parameters()).device
-        lengths = [row.num_tokens for row in rows]
         scores_NM = np.zeros((len(rows), self.num_heads))
         budget = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+        if self._forward is None:
+            self._forward = choose_forward(self.model, self._probe())
         fast = self.dtype == "bfloat16"
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            for places in batches(lengths, budget):
-                tokens_NT = np.full((len(places), lengths[places[0]]), self.tokenizer.pad_token_id)
-                seen_NT = np.zeros(tokens_NT.shape, dtype=np.int64)
-                for place, n in enumerate(places):
-                    tokens_NT[place, : lengths[n]] = rows[n].ids
-                    seen_NT[place, : lengths[n]] = 1
-                found_NM = self.raw(
-                    torch.from_numpy(tokens_NT).to(device), torch.from_numpy(seen_NT).to(device)
-                )
+            for places, found_NM in self._scored(rows, self._forward, budget, device):
                 scores_NM[places] = found_NM.float().cpu().numpy()
         return scores_NM
+
+    def _probe(self) -> RankedTexts:
+        rankings = [self.rows([prompt] * len(texts), texts) for prompt, texts in PROBE]
+        return RankedTexts.of([[np.array(row.ids) for row in rows] for rows in rankings])
+
+    def _scored(
+        self, rows: Sequence[Row], forward: Forward, budget: int, device: torch.device
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Places of rows with their raw scores, batch after batch."""
+        if forward is PLAIN:
+            yield from self._padded(rows, budget, device)
+            return
+        for places, texts in packed_batches(rows, budget, shares=forward.shares):
+            try:
+                found_NM = forward.scores(self.model, texts)
+            except Unsupported:  # longer than the model's attention window
+                for padded, found_NM in self._padded([rows[n] for n in places], budget, device):
+                    yield [places[n] for n in padded], found_NM
+            else:
+                yield places, found_NM
+
+    def _padded(
+        self, rows: Sequence[Row], budget: int, device: torch.device
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """The same by the model's own forward pass, rows of about one length together."""
+        lengths = [row.num_tokens for row in rows]
+        for places in padded_batches(lengths, budget):
+            tokens_NT = np.full((len(places), lengths[places[0]]), self.tokenizer.pad_token_id)
+            seen_NT = np.zeros(tokens_NT.shape, dtype=np.int64)
+            for place, n in enumerate(places):
+                tokens_NT[place, : lengths[n]] = rows[n].ids
+                seen_NT[place, : lengths[n]] = 1
+            yield (
+                places,
+                self.raw(
+                    torch.from_numpy(tokens_NT).to(device), torch.from_numpy(seen_NT).to(device)
+                ),
+            )
 
     def members_of_rows(self, rows: Sequence[Row]) -> NDArray[np.float64]:
         """`member_scores` of rows that `rows` made."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from crestline.formulas.ranking import (
     centring_penalty,
+    pairs_loss,
     plackett_luce_loss,
     untied_pairs,
     with_margins,
@@ -157,6 +158,7 @@ class RankingSource:
 
 def ranking_loss(config: RankingLoss, forward: Forward) -> Loss:
     """Negative log-likelihood of the rankings in nats, mean over those that teach a member, mean over members."""
+    likelihood = pairs_loss if config.loss_type == "pairs" else plackett_luce_loss
 
     def of_part(model: Any, part: RankingBatch) -> tuple[Tensor, dict[str, Mean]]:
         scores_NM = forward.scores(model, part.texts).float()
@@ -166,7 +168,7 @@ def ranking_loss(config: RankingLoss, forward: Forward) -> Loss:
         for member, scores_RK in enumerate(scores_RKM.unbind(2)):
             taught_R = part.taught_RM[:, member]
             said_RK = with_margins(scores_RK, part.ranks_RK, part.ranked_RK, part.margins_R)
-            loss_R = plackett_luce_loss(
+            loss_R = likelihood(
                 said_RK,
                 part.ranks_RK,
                 part.ranked_RK,

@@ -45,7 +45,8 @@ def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = si
         if finished(folder):
             return folder.path / "model"
         sides = sides_of(folder.path, config)
-        check_ties([*sides.train, *sides.test], config.ranking_loss)
+        if config.ranking_loss.loss_type == "plackett_luce":
+            check_ties([*sides.train, *sides.test], config.ranking_loss)
         if not any(ranked_pairs(ranking) for ranking in sides.test):
             raise BadInput("the held-out rankings hold no two completions of which one is better")
         typical = typical_answers(config.calibration_samples)

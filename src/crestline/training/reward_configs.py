@@ -49,6 +49,8 @@ class Likelihood:
 class RankingLoss(Likelihood):
     """What the reward model learns from a ranking: the likelihood of what people said."""
 
+    loss_type: Literal["plackett_luce", "pairs"] = "plackett_luce"
+    """plackett_luce: the likelihood of the whole order; pairs: the mean over its pairs, as if each was asked alone."""
     center_rewards_coefficient: float = 0.0
     """Weight of the squared mean score, which keeps scores around 0; 0.01 is usual."""
 

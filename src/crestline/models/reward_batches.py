@@ -1,0 +1,62 @@
+"""Rows that are scored together: which of them, and what a batch of them costs. Without models.
+
+Letters: N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from crestline.models.encoding import Row
+from crestline.models.packing import RankedTexts
+
+
+def padded_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Places of rows, longest first, in batches of at most batch_tokens with their padding, or of one row.
+
+    >>> list(padded_batches([3, 9, 4, 4], 9))
+    [[1], [2, 3], [0]]
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+    while order:
+        size = max(1, batch_tokens // max(1, lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
+
+
+def packed_batches(
+    rows: Sequence[Row], batch_tokens: int, *, shares: bool
+) -> Iterator[tuple[list[int], RankedTexts]]:
+    """Places of rows and their texts, longest first, in batches of at most batch_tokens, or of one row.
+
+    shares: rows to the same prompt stand together, and what they share counts once; else each stands for itself.
+    """
+    together: dict[int, list[int]] = {}
+    for n, row in enumerate(rows):
+        together.setdefault(row.prompt if shares else n, []).append(n)
+    for places in together.values():
+        places.sort(key=lambda n: -rows[n].num_tokens)
+    batch: list[list[int]] = []
+    room = batch_tokens
+    for places in sorted(together.values(), key=lambda places: -rows[places[0]].num_tokens):
+        shared = RankedTexts.of([[np.array(rows[n].ids) for n in places]]).shared[0]
+        new = True  # whether what is shared must be read again
+        for n in places:
+            own = rows[n].num_tokens - shared
+            if batch and own + shared * new > room:
+                yield _texts(rows, batch)
+                batch, room, new = [], batch_tokens, True
+            if new:
+                batch.append([])
+            batch[-1].append(n)
+            room -= own + shared * new
+            new = False
+    if batch:
+        yield _texts(rows, batch)
+
+
+def _texts(rows: Sequence[Row], batch: Sequence[Sequence[int]]) -> tuple[list[int], RankedTexts]:
+    texts = RankedTexts.of([[np.array(rows[n].ids) for n in places] for places in batch])
+    return [n for places in batch for n in places], texts
