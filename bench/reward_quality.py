@@ -5,12 +5,14 @@
 
 Beside TRL: human jokes, HH helpful-base and four ranked answers, from the MiniLM encoder and from a Llama pretrained
 on TinyStories; 5 seeds. A seed splits the data by prompt (jokes: by text) and draws the head; both sides begin from
-the same weights and head, see the same rankings in the same order as often, and take as many steps by the same
-schedule. Ours is the verb as it stands; TRL computes in float32 and gets rankings of four as their pairs.
+the same weights and head, see the same rankings, read each text as often, and take as many steps by the same
+schedule. Ours is the verb as it stands; TRL computes in float32 and gets rankings of four as their pairs, once, while
+ours passes over them three times: that is as much work for both.
 
-The embedded world: for each of 10 seeds a fresh crowd ranks 2,000 groups of five samples. The same rankings are
-learned whole and as pairs (as many updates, the same rankings in all), by four heads, and by four models, each of
-half the data. Temperatures come from rankings apart; figures from 1,000 more, of prompts that nothing was trained on.
+The embedded world: for each of 10 seeds a fresh crowd ranks 2,000 groups of five samples, which are learned by one
+model, by four heads, and by four models, each of half the data. Temperatures come from rankings apart; figures from
+1,000 more, of prompts that nothing was trained on. For each of 8 seeds the same rankings are learned whole, by both
+losses, for two and for four epochs, and as ten pairs each for two epochs, in as many updates as the longer ones.
 
 Intervals over seeds are t intervals of the paired difference, in points where they are of accuracies.
 """
@@ -48,7 +50,9 @@ def pieces(options: argparse.Namespace) -> list[str]:
     seeds, world_seeds = (5, 10) if options.full else (2, 2)
     seeds, backbones = options.seeds or seeds, options.backbones.split(",")
     trl = [f"trl/{d}/{b}/{s}" for b in backbones for s in range(seeds) for d in FILES]
-    return ["policy", *(f"world/{seed}" for seed in range(world_seeds)), *trl]
+    world = [f"world/{seed}" for seed in range(world_seeds)]
+    losses = [f"losses/{seed}" for seed in range(8 if options.full else 2)]
+    return ["policy", *world, *losses, *trl]
 
 
 def do(piece: str, work: Path, quick: bool, threads: int) -> None:
@@ -66,6 +70,8 @@ def do(piece: str, work: Path, quick: bool, threads: int) -> None:
         figures: dict[str, Any] = {}
     elif kind == "world":
         figures = world.study(work, size, int(what[0]))
+    elif kind == "losses":
+        figures = world.losses(work, size, int(what[0]))
     else:
         share = 0.25 if quick else 1.0
         figures = beside_trl.study(what[0], what[1], int(what[2]), share, threads)
@@ -136,11 +142,39 @@ def beside_trl(rows: Rows) -> dict[str, Any]:
     return {"tasks": tasks, "mean": over_seeds([float(np.mean(v)) for v in by_seed.values()], 100)}
 
 
-def of_world(rows: Rows) -> dict[str, Any]:
-    """Whole rankings against pairs, calibration, and what spread knows, over seeds."""
+def arms(rows: Rows, kinds: Sequence[str]) -> dict[str, Any]:
+    """What each kind of reward model is worth over seeds, and the median of its seconds."""
+    longer = [row["whole"]["longer_wins_accuracy"] for row in rows]
+    return {
+        "accuracy": {k: over_seeds([r[k]["accuracy"] for r in rows], 100) for k in kinds},
+        "gold_accuracy": {k: over_seeds([r[k]["gold_accuracy"] for r in rows], 100) for k in kinds},
+        "seconds": {k: float(np.median([r[k]["seconds"] for r in rows])) for k in kinds},
+        "longer_wins": round(100 * float(np.mean(longer)), 2),
+    }
 
-    def paired(key: str, left: str, right: str) -> list[float]:
-        return over_seeds([row[left][key] - row[right][key] for row in rows], 100)
+
+WHOLE = ("whole", "whole_by_pairs", "whole_longer", "whole_by_pairs_longer")
+
+
+def of_losses(rows: Rows) -> dict[str, Any]:
+    """Whole rankings minus their pairs, and by pairs minus by Plackett and Luce, over seeds, in points."""
+
+    def paired(left: str, right: str) -> dict[str, list[float]]:
+        return {
+            key: over_seeds([row[left][key] - row[right][key] for row in rows], 100)
+            for key in ("accuracy", "gold_accuracy", "hit")
+        }
+
+    return {
+        **arms(rows, (*WHOLE, "pairs")),
+        "minus_pairs": {kind: paired(kind, "pairs") for kind in WHOLE},
+        "by_pairs_minus_plackett_luce": paired("whole_by_pairs", "whole"),
+        "by_pairs_minus_plackett_luce_longer": paired("whole_by_pairs_longer", "whole_longer"),
+    }
+
+
+def of_world(rows: Rows) -> dict[str, Any]:
+    """Calibration, and what spread knows, over seeds."""
 
     def mean(pick: Callable[[dict[str, Any]], float]) -> list[float]:
         return over_seeds([pick(row) for row in rows])
@@ -168,18 +202,10 @@ def of_world(rows: Rows) -> dict[str, Any]:
         }
         for kind in ("heads", "models")
     }
-    kinds = ("whole", "pairs", "heads", "models")
+    models = [row["models"]["accuracy"] - row["whole"]["accuracy"] for row in rows]
     return {
-        "accuracy": {k: over_seeds([r[k]["accuracy"] for r in rows], 100) for k in kinds},
-        "gold_accuracy": {k: over_seeds([r[k]["gold_accuracy"] for r in rows], 100) for k in kinds},
-        "seconds": {k: float(np.median([r[k]["seconds"] for r in rows])) for k in kinds},
-        "longer_wins": round(
-            100 * float(np.mean([r["whole"]["longer_wins_accuracy"] for r in rows])), 2
-        ),
-        "whole_minus_pairs": paired("accuracy", "whole", "pairs"),
-        "whole_minus_pairs_gold": paired("gold_accuracy", "whole", "pairs"),
-        "whole_minus_pairs_hit": paired("hit", "whole", "pairs"),
-        "models_minus_whole": paired("accuracy", "models", "whole"),
+        **arms(rows, ("whole", "heads", "models")),
+        "models_minus_whole": over_seeds(models, 100),
         "calibration": calibration,
         "spread": spread,
     }
@@ -189,22 +215,21 @@ def told(values: Sequence[float], form: str = "+.2f") -> str:
     return f"{values[0]:{form}} ({values[1]:{form}} to {values[2]:{form}})"
 
 
-def show(trl: dict[str, Any], world: dict[str, Any]) -> None:
+def show(trl: dict[str, Any], world: dict[str, Any], losses: dict[str, Any]) -> None:
     """Tables for people."""
     print(f"\n{'held-out accuracy, %':24}{'ours':>26}{'TRL':>26}{'difference, points':>28}  longer")
     for name, row in trl["tasks"].items():
         cells = told(row["ours"], ".1f"), told(row["trl"], ".1f"), told(row["difference"])
         print(f"{name:24}{cells[0]:>26}{cells[1]:>26}{cells[2]:>28}{row['longer_wins']:8.1f}")
     print(f"{'mean over tasks':24}{'':52}{told(trl['mean']):>28}")
-    print(f"\nworld, accuracy on people / by gold, %; longer wins {world['longer_wins']:.1f}")
-    for name, values in world["accuracy"].items():
-        cells = told(values, ".2f"), told(world["gold_accuracy"][name], ".2f")
-        print(f"  {name:8}{cells[0]:>28}{cells[1]:>28}{world['seconds'][name]:8.0f} s")
-    print(
-        f"  whole rankings minus pairs: {told(world['whole_minus_pairs'])} points on people, ",
-        end="",
-    )
-    print(f"{told(world['whole_minus_pairs_gold'])} by gold")
+    for study in (world, losses):
+        print(f"\nworld, accuracy on people / by gold, %; longer wins {study['longer_wins']:.1f}")
+        for name, values in study["accuracy"].items():
+            cells = told(values, ".2f"), told(study["gold_accuracy"][name], ".2f")
+            print(f"  {name:22}{cells[0]:>24}{cells[1]:>24}{study['seconds'][name]:8.0f} s")
+    for name, row in losses["minus_pairs"].items():
+        cells = told(row["accuracy"]), told(row["gold_accuracy"])
+        print(f"  {name} minus pairs: {cells[0]} points on people, {cells[1]} by gold")
     print("\ncalibration on one random pair of each ranking")
     for name, values in world["calibration"].items():
         print(f"  {name:32}{told(values, '.4f'):>32}")
@@ -214,15 +239,18 @@ def show(trl: dict[str, Any], world: dict[str, Any]) -> None:
             print(f"  {kind:8}{name:32}{told(values, '.4f'):>32}")
 
 
-def summary(trl: dict[str, Any], world: dict[str, Any]) -> dict[str, Any]:
+def summary(trl: dict[str, Any], world: dict[str, Any], losses: dict[str, Any]) -> dict[str, Any]:
     """The figures that are watched."""
     calibration = world["calibration"]
     return {
         "accuracy_minus_trl": trl["mean"][0],
         "accuracy_minus_trl_low": trl["mean"][1],
         "accuracy_minus_trl_low_by_task": {k: v["difference"][1] for k, v in trl["tasks"].items()},
-        "whole_minus_pairs": world["whole_minus_pairs"],
-        "whole_minus_pairs_gold": world["whole_minus_pairs_gold"],
+        "whole_minus_pairs": losses["minus_pairs"]["whole"]["accuracy"],
+        "whole_longer_minus_pairs": losses["minus_pairs"]["whole_longer"]["accuracy"],
+        "whole_by_pairs_longer_minus_pairs": losses["minus_pairs"]["whole_by_pairs_longer"][
+            "accuracy"
+        ],
         "ece": calibration["ece"][0],
         "ece_floor": calibration["ece_floor"][0],
         "log_loss_gain_over_uncalibrated": calibration["log_loss_gain_over_uncalibrated"],
@@ -259,12 +287,14 @@ def main() -> None:
     rows = {name: json.loads(file_of(name, work).read_text()) for name in names}
     trl = beside_trl([row for name, row in rows.items() if name.startswith("trl/")])
     world = of_world([row for name, row in rows.items() if name.startswith("world/")])
-    show(trl, world)
-    figures = {**summary(trl, world), "machine": machine()}
+    losses = of_losses([row for name, row in rows.items() if name.startswith("losses/")])
+    show(trl, world, losses)
+    figures = {**summary(trl, world, losses), "machine": machine()}
     figures["seeds_beside_trl"] = len({name.split("/")[3] for name in names if "trl/" in name})
     if options.full:
         results = BENCH / "results" / "reward_quality.json"
-        whole = {**figures, "beside_trl": trl, "world": world, "pieces": rows}
+        whole = {**figures, "beside_trl": trl, "world": world, "losses": losses}
+        whole["pieces"] = rows
         results.write_text(json.dumps(whole, indent=1) + "\n")
     print(json.dumps(figures))
 

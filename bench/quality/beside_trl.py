@@ -48,7 +48,11 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to learn from: rankings, passes over them, rankings for each update."""
+    """How much to learn from.
+
+    num_rankings: at most. num_epochs: times that a model reads each completion. TRL, which gets rankings as pairs,
+    reads each of K completions K - 1 times in a pass over them. batch_size: of our rankings for each update.
+    """
 
     num_rankings: int
     num_epochs: int
@@ -58,10 +62,10 @@ class Budget:
 BUDGETS = {
     "helpful": Budget(800, 1, 16),
     "jokes": Budget(3000, 1, 32),
-    "answers": Budget(240, 1, 8),
+    "answers": Budget(240, 3, 8),
 }
-PAIRS_TOGETHER = 8
-"""Pairs that TRL takes through the model together, adding gradients."""
+MOST_TOGETHER = 8
+"""Pairs that TRL takes through the model together at most, adding gradients beyond."""
 
 
 def study(data: str, backbone: str, seed: int, share: float, threads: int) -> dict[str, Any]:
@@ -142,16 +146,21 @@ def trls(
     work: Path,
     threads: int,
 ) -> Path:
-    """TRL's model: the rankings' strict pairs, in our order; those of an epoch shuffled where rankings have several."""
+    """TRL's model: the rankings' strict pairs, in as many updates and with each text read as often as by ours.
+
+    In our order; pairs of a pass are shuffled where rankings have several.
+    """
     pairs_of = [strict_pairs(ranking) for ranking in train]
     whole = all(len(pairs) == 1 for pairs in pairs_of)
     num_updates = math.ceil(budget.num_epochs * len(train) / budget.batch_size)
-    order = Shuffled(len(train), seed).rows(0, num_updates * budget.batch_size)
+    passes = budget.num_epochs / max(len(ranking.completions) - 1 for ranking in train)
+    seen = num_updates * budget.batch_size if whole else round(passes * len(train))
+    order = Shuffled(len(train), seed).rows(0, seen)
     rows = [(train[n].prompt, *pair) for n in order for pair in pairs_of[n]]
     if not whole:
         rows = [rows[n] for n in np.random.default_rng(seed).permutation(len(rows))]
-    together = budget.batch_size if whole else len(rows) / num_updates
-    together = max(1, round(together / PAIRS_TOGETHER)) * PAIRS_TOGETHER
+    together = round(len(rows) / num_updates)
+    at_once = max(n for n in range(1, MOST_TOGETHER + 1) if together % n == 0)
     ids = [encoded(tokenizer, str(prompt), pair) for prompt, *pair in rows]
     write_ids(work / "pairs.json", ids)
     python, script = PEERS / "bin" / "python", Path(__file__).parents[1] / "peers" / "trl_reward.py"
@@ -163,7 +172,7 @@ def trls(
         save_to=str(work / "trl"),
         arithmetic="float32",
         attention="sdpa",
-        per_device=PAIRS_TOGETHER,
+        per_device=at_once,
         pairs_per_update=together,
         learning_rate=start.learning_rate,
         lr_scheduler_type="cosine",

@@ -23,7 +23,7 @@ from crestline.rewards.scoring import score_rankings
 from crestline.runs.files import write_jsonl_atomic
 from crestline.training.pretrain import pretrain
 from crestline.training.reward import reward
-from crestline.training.reward_configs import Ensemble, RewardConfig, Splits
+from crestline.training.reward_configs import Ensemble, RankingLoss, RewardConfig, Splits
 from crestline.training.seeds import stream
 from crestline.training.sft import sft
 from crestline.types import Prompt, Ranking
@@ -94,9 +94,20 @@ def rankings_of(folder: Path, work: Path, split: str, count: int, seed: int) -> 
     return read_rankings(str(rank(asking)))
 
 
-def study(folder: Path, size: Size, seed: int) -> dict[str, Any]:
-    """Everything that is asked of the world, for one seed."""
-    work = folder / f"seed_{seed}"
+@dataclass(frozen=True)
+class Asked:
+    """Rankings of one seed. folder: where whole.jsonl, pairs.jsonl and calibration.jsonl lie; removed at the end."""
+
+    folder: Path
+    seed: int
+    train: list[Ranking]
+    pairs: list[Ranking]
+    test: list[Ranking]
+
+
+def asked(folder: Path, size: Size, seed: int, kind: str) -> Asked:
+    """What a fresh crowd said, the same for every kind of study."""
+    work = folder / f"{kind}_{seed}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     train = rankings_of(folder, work, "train", size.num_rankings, seed)
@@ -104,46 +115,75 @@ def study(folder: Path, size: Size, seed: int) -> dict[str, Any]:
     sides: dict[str, list[Ranking]] = {name: [] for name in SIDES}
     for ranking in apart:
         sides[side_of(canonical_prompt(ranking.prompt), SIDES, seed)].append(ranking)
-    calibration, test = sides["calibration"][: size.num_calibration], sides["test"]
-    test = test[: size.num_test]
     pairs = [
         replace(ranking, completions=pair, ranks=(0, 1))
         for ranking in train
         for pair in strict_pairs(ranking)
     ]
-    files = {"whole": train, "pairs": pairs, "calibration": calibration}
-    for name, rows in files.items():
+    calibration = sides["calibration"][: size.num_calibration]
+    for name, rows in {"whole": train, "pairs": pairs, "calibration": calibration}.items():
         write_jsonl_atomic(work / f"{name}.jsonl", rankings_as_rows(rows))
-    batch = DEMO.reward.batch_size
+    return Asked(work, seed, train, pairs, sides["test"][: size.num_test])
+
+
+def study(folder: Path, size: Size, seed: int) -> dict[str, Any]:
+    """Calibration, and what an ensemble's spread knows."""
     several = Ensemble(num_members=MEMBERS)
     plans: dict[str, dict[str, Any]] = {
         "whole": {},
-        "pairs": {"batch_size": round(batch * len(pairs) / len(train))},
         "heads": {"ensemble": several},
         "models": {"ensemble": replace(several, members="models")},
     }
-    found: dict[str, Any] = {"seed": seed, "num_train_rankings": len(train)}
+    return _arms(folder, asked(folder, size, seed, "world"), plans)
+
+
+def losses(folder: Path, size: Size, seed: int) -> dict[str, Any]:
+    """The same rankings whole, by both losses, and as pairs.
+
+    "longer" sees every ranking twice as often. The pairs are seen as often as in the short arms, in as many updates as
+    in the longer ones.
+    """
+    said, plain = asked(folder, size, seed, "losses"), DEMO.reward
+    by_pairs = RankingLoss(loss_type="pairs")
+    longer = {"num_train_epochs": 2 * plain.num_train_epochs}
+    plans: dict[str, dict[str, Any]] = {
+        "whole": {},
+        "whole_by_pairs": {"ranking_loss": by_pairs},
+        "whole_longer": longer,
+        "whole_by_pairs_longer": {**longer, "ranking_loss": by_pairs},
+        "pairs": {
+            "dataset_name": str(said.folder / "pairs.jsonl"),
+            "batch_size": round(plain.batch_size * len(said.pairs) / len(said.train) / 2),
+        },
+    }
+    return _arms(folder, said, plans)
+
+
+def _arms(folder: Path, said: Asked, plans: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"seed": said.seed, "num_train_rankings": len(said.train)}
     for name, changes in plans.items():
-        config = replace(
+        plain = replace(
             DEMO.reward,
             model_name_or_path=str(folder / "sft" / "model"),
-            dataset_name=str(work / f"{'pairs' if name == 'pairs' else 'whole'}.jsonl"),
-            output_dir=str(work / name),
-            splits=Splits(eval_dataset_name=str(work / "calibration.jsonl")),
-            seed=seed,
-            **changes,
+            dataset_name=str(said.folder / "whole.jsonl"),
+            output_dir=str(said.folder / name),
+            splits=Splits(eval_dataset_name=str(said.folder / "calibration.jsonl")),
+            seed=said.seed,
         )
-        found[name] = judged(config, test)
-    found["num_test_rankings"] = len(test)
-    shutil.rmtree(work)
+        found[name] = judged(replace(plain, **changes), said.test)
+    found["num_test_rankings"] = len(said.test)
+    shutil.rmtree(said.folder)
     return found
 
 
 def judged(config: RewardConfig, test: Sequence[Ranking]) -> dict[str, Any]:
-    """Train, and say what the scores are worth on rankings that it never saw, and by the hidden gold."""
-    began = time.perf_counter()
+    """Train, and say what the scores are worth on rankings that it never saw, and by the hidden gold.
+
+    seconds: of this process's processor time.
+    """
+    began = time.process_time()
     model = load_reward_model(reward(config))
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     scores = score_rankings(model, test)
     figures = evaluate(
         test,
