@@ -31,7 +31,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from crestline.models import packing
+from crestline.models import packed_attention, packing
 from crestline.models.lora import with_adapters
 from crestline.models.packing import RankedTexts, packed
 from crestline.models.reward_forward import PLAIN, WAYS, Forward, choose_forward, plain_scores
@@ -317,3 +317,33 @@ def test_recomputed_activations_give_the_same_gradients(kind: str) -> None:
     check_same(gradients(model, way.scores(model, several)), expected)
     with pytest.raises(ValueError, match="activation checkpointing"):
         BY_NAME["packed decoder" if kind == "llama" else "packed encoder"].scores(model, several)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_our_attention_is_torchs(is_causal: bool) -> None:
+    """In float64 ours is taken, in float32 torch's; values and gradients, more query heads than key heads."""
+    several = texts() if is_causal else texts().alone()
+    columns = np.array([len(ids) - 1 if is_causal else 0 for ids in several.ids])
+    row = packed(several, columns, is_causal=is_causal)
+    generator = torch.Generator().manual_seed(0)
+    heads = [torch.randn(len(row.tokens_T), h, 8, generator=generator) for h in (4, 2, 2)]
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        given = [x.to(dtype).requires_grad_() for x in heads]
+        mixed = packed_attention.mixed(row.every, *given, scaling=0.5)
+        weights = torch.linspace(-1, 2, mixed.numel(), dtype=dtype).view(mixed.shape)
+        found.append([mixed, *torch.autograd.grad((mixed * weights).sum(), given)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.float(), theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_a_row_is_filled_up_with_tokens_that_nothing_sees(is_causal: bool) -> None:
+    several = texts() if is_causal else texts().alone()
+    columns = np.array([len(ids) - 1 if is_causal else 0 for ids in several.ids])
+    plain, even = (packed(several, columns, is_causal=is_causal, multiple=m) for m in (1, 64))
+    assert len(plain.tokens_T) % 64 and len(even.tokens_T) % 64 == 0
+    real = len(plain.tokens_T)
+    assert torch.equal(even.tokens_T[:real], plain.tokens_T)
+    assert torch.equal(even.every.slots[:real], plain.every.slots)
+    assert torch.equal(even.every.keys, plain.every.keys) and torch.equal(even.at_N, plain.at_N)

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
-from crestline.models.packing import Packed, View
+from crestline.models.blocks import applied
+from crestline.models.packing import Group, Packed, View
 
 NAME = "crestline_packed"
 WITHOUT_EFFECT = ("use_cache", "position_ids", "output_attentions", "output_hidden_states")
@@ -88,6 +90,7 @@ def mixed(
     query: [queries, H, D]; key, value: [T, H / n, D]. scaling: of the products; D ** -0.5 by default.
     """
     heads, size = query.shape[1:]
+    own = query.device.type == "cpu" and query.dtype != torch.float32 and not dropout
     num_queries = [group.num_blocks * group.num_queries for group in view.groups]
     num_keys = [group.num_blocks * group.num_keys for group in view.groups]
     slots = (
@@ -100,17 +103,61 @@ def mixed(
         q, k, v = (x.view(group.num_blocks, -1, *x.shape[1:]).transpose(1, 2) for x in flat)
         if k.shape[1] < heads:
             k, v = (x.repeat_interleave(heads // k.shape[1], 1) for x in (k, v))
-        found = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=group.mask_BQL,
-            dropout_p=dropout,
-            is_causal=group.is_causal,
-            scale=scaling,
-        )
+        if own:
+            scale = size**-0.5 if scaling is None else scaling
+            found = applied(_Attention, q, k, v, _hidden(group, q.device), scale)
+        else:
+            found = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=group.mask_BQL,
+                dropout_p=dropout,
+                is_causal=group.is_causal,
+                scale=scaling,
+            )
         taken.append(found.transpose(1, 2).reshape(-1, heads * size))
     return torch.cat(taken).index_select(0, view.slots).view(-1, heads, size)
+
+
+def _hidden(group: Group, device: torch.device) -> Tensor | None:
+    """True where a query does not see a key, [B or 1, 1, Q, L]; None where every one sees all."""
+    if group.mask_BQL is not None:
+        return ~group.mask_BQL
+    if not group.is_causal:
+        return None
+    sees = torch.ones(group.num_queries, group.num_keys, dtype=torch.bool, device=device).tril()
+    return ~sees[None, None]
+
+
+class _Attention(torch.autograd.Function):
+    """Plain attention that keeps its weights: on CPUs in low precision two to four times as fast as torch's own.
+
+    query: [B, H, Q, D]; key, value: [B, H, L, D].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scale: float
+    ) -> Tensor:
+        scores = (query * scale) @ key.transpose(-1, -2)
+        if hidden is not None:
+            scores.masked_fill_(hidden, float("-inf"))
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.scale = scale
+        return weights @ value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, weights = ctx.saved_tensors
+        of_value = weights.transpose(-1, -2) @ grad
+        toward = grad @ value.transpose(-1, -2)
+        scores = torch._softmax_backward_data(toward, weights, -1, weights.dtype)
+        of_query = (scores @ key).mul_(ctx.scale)
+        of_key = (scores.transpose(-1, -2) @ query).mul_(ctx.scale)
+        return of_query, of_key, of_value, None, None
 
 
 def _slots(x: Tensor, places: Tensor, counts: list[int]) -> list[Tensor]:

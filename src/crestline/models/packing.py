@@ -138,9 +138,14 @@ class Packed:
 
 
 def packed(
-    texts: RankedTexts, columns_N: Ids, *, is_causal: bool, device: Device = "cpu"
+    texts: RankedTexts,
+    columns_N: Ids,
+    *,
+    is_causal: bool,
+    multiple: int = 1,
+    device: Device = "cpu",
 ) -> Packed:
-    """Lay texts in one row.
+    """Lay texts in one row. multiple: its tokens are rounded up to a multiple by some that no text sees.
 
     columns_N: place in each text of the token at which its score is read. is_causal: tokens see only those before
     them; where they see all of their text, nothing can be shared.
@@ -171,9 +176,11 @@ def packed(
             before = min(seen, shared)
             reading.append(Block(n, 1, origin, before, end, seen - before))
             end += len(own)
+    unseen = np.zeros(-end % multiple, dtype=np.int64)
+    end += len(unseen)
     return Packed(
-        tokens_T=_tensor(np.concatenate(ids), device),
-        positions_T=_tensor(np.concatenate(positions), device),
+        tokens_T=_tensor(np.concatenate([*ids, unseen]), device),
+        positions_T=_tensor(np.concatenate([*positions, unseen]), device),
         every=_view(blocks, end, is_causal, device),
         at_N=_tensor(np.array(at_N), device),
         read=_view(reading, len(reading), is_causal, device),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from crestline.models.blocks import recomputes
 from crestline.models.llama_family import family_of
+from crestline.models.logprobs import EVEN_ROWS
 from crestline.models.packed_attention import Unsupported, packed_attention
 from crestline.models.packing import Packed, RankedTexts, packed
 from crestline.models.pooled import encoder_of, encoder_pooled, llama_pooled
@@ -151,14 +152,20 @@ def choose_forward(model: Any, probe: RankedTexts, ways: Sequence[Forward] = WAY
 
 
 def _decoder_row(model: Any, texts: RankedTexts) -> Packed:
+    columns = _last_columns(texts, _pad(model))
     device = next(model.parameters()).device
-    return packed(texts, _last_columns(texts, _pad(model)), is_causal=True, device=device)
+    return packed(texts, columns, is_causal=True, multiple=_multiple(device), device=device)
 
 
 def _encoder_row(model: Any, texts: RankedTexts) -> Packed:
     first_N = np.zeros(len(texts.ids), dtype=np.int64)
     device = next(model.parameters()).device
-    return packed(texts.alone(), first_N, is_causal=False, device=device)
+    multiple = _multiple(device)
+    return packed(texts.alone(), first_N, is_causal=False, multiple=multiple, device=device)
+
+
+def _multiple(device: torch.device) -> int:
+    return EVEN_ROWS if torch.is_autocast_enabled(device.type) else 1
 
 
 def _encoder_head(inner: Any, first_NC: Tensor) -> Tensor:
