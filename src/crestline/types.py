@@ -161,14 +161,6 @@ def silent(done: int, total: int, metrics: Mapping[str, float]) -> None:
     """Progress that shows nothing."""
 
 
-class RewardFn(Protocol):
-    """TRL's contract: one number per completion, None where it does not apply."""
-
-    def __call__(
-        self, prompts: Sequence[PromptText], completions: Sequence[str], **columns: Any
-    ) -> list[float | None]: ...
-
-
 class Sampler(Protocol):
     """Samples completions from a policy; each has its own random stream, named by its seed.
 
