@@ -62,7 +62,8 @@ def one(preset: str, variant: str, seed: int, arms: list[str], work: Path) -> No
         num_threads=1,
         world=replace(base.world, num_gold_completions=0, **changes),
     )
-    run(config, screen=Silent())
+    # The run is wanted for its SFT and reward models; the arms train the policy themselves.
+    run(replace(config, rl=replace(config.rl, num_updates=1)), screen=Silent())
     figures: dict[str, Any] = {"variant": variant, "seed": seed, "arms": {}}
     for arm in arms:
         began = time.process_time()
@@ -240,7 +241,7 @@ def main() -> None:
         return
     figures = summarise(rows, arms)
     print(table(rows, figures))
-    if arguments.full:
+    if arguments.full and not arguments.smoke:
         sys.path.insert(0, str(BENCH))
         from demo import machine
 
