@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ BACKBONES = {
 class Budget:
     """How much to learn from.
 
-    num_rankings: at most. num_epochs: times that a model reads each completion. TRL, which gets rankings as pairs,
-    reads each of K completions K - 1 times in a pass over them. batch_size: of our rankings for each update.
+    num_rankings: at most. num_epochs: times that ours reads each completion. TRL, which gets rankings as pairs, reads
+    as many texts in as many updates. batch_size: of our rankings for each update.
     """
 
     num_rankings: int
@@ -146,20 +146,25 @@ def trls(
     work: Path,
     threads: int,
 ) -> Path:
-    """TRL's model: the rankings' strict pairs, in as many updates and with each text read as often as by ours.
+    """TRL's model: the rankings' strict pairs, as many texts in as many updates as ours reads.
 
-    In our order; pairs of a pass are shuffled where rankings have several.
+    In our order; the pairs of a pass are shuffled where rankings have several.
     """
     pairs_of = [strict_pairs(ranking) for ranking in train]
-    whole = all(len(pairs) == 1 for pairs in pairs_of)
+    size = max(len(ranking.completions) for ranking in train)
     num_updates = math.ceil(budget.num_epochs * len(train) / budget.batch_size)
-    passes = budget.num_epochs / max(len(ranking.completions) - 1 for ranking in train)
-    seen = num_updates * budget.batch_size if whole else round(passes * len(train))
-    order = Shuffled(len(train), seed).rows(0, seen)
-    rows = [(train[n].prompt, *pair) for n in order for pair in pairs_of[n]]
-    if not whole:
-        rows = [rows[n] for n in np.random.default_rng(seed).permutation(len(rows))]
-    together = round(len(rows) / num_updates)
+    together = round(budget.batch_size * size / 2)
+    order, rows = Shuffled(len(train), seed), list[tuple[Any, str, str]]()
+    for number in count():
+        if len(rows) >= num_updates * together:
+            break
+        of_pass = order.rows(number * len(train), len(train))
+        new = [(train[n].prompt, *pair) for n in of_pass for pair in pairs_of[n]]
+        if size > 2:
+            shuffled = np.random.default_rng([seed, number]).permutation(len(new))
+            new = [new[n] for n in shuffled]
+        rows += new
+    rows = rows[: num_updates * together]
     at_once = max(n for n in range(1, MOST_TOGETHER + 1) if together % n == 0)
     ids = [encoded(tokenizer, str(prompt), pair) for prompt, *pair in rows]
     write_ids(work / "pairs.json", ids)

@@ -144,7 +144,7 @@ def losses(folder: Path, size: Size, seed: int) -> dict[str, Any]:
     in the longer ones.
     """
     said, plain = asked(folder, size, seed, "losses"), DEMO.reward
-    by_pairs = RankingLoss(loss_type="pairs")
+    by_pairs = RankingLoss(loss_type="pairwise")
     longer = {"num_train_epochs": 2 * plain.num_train_epochs}
     plans: dict[str, dict[str, Any]] = {
         "whole": {},

@@ -19,7 +19,7 @@ from crestline.formulas.ranking import (
     centring_penalty,
     ipo_loss,
     largest_upper_tie,
-    pairs_loss,
+    pairwise_loss,
     plackett_luce_loss,
     untied_pairs,
     with_margins,
@@ -112,7 +112,7 @@ def test_the_pairs_of_every_ranking_one_by_one(count: int, ties: Ties, flip_rate
     generator = torch.Generator().manual_seed(count)
     scores = 2 * torch.randn(len(rankings), count, dtype=torch.float64, generator=generator)
     scores.requires_grad_()
-    found = pairs_loss(scores, *as_tensors(rankings), ties=ties, flip_rate_R=flip_rate)
+    found = pairwise_loss(scores, *as_tensors(rankings), ties=ties, flip_rate_R=flip_rate)
     (gradient,) = torch.autograd.grad(found.sum(), scores)
     expected = []
     for row, ranks in zip(scores, rankings, strict=True):
@@ -142,7 +142,7 @@ def test_pairs_take_margins_and_flips_of_each_ranking_and_finite_differences_agr
 
     def loss(values: Tensor) -> Tensor:
         moved = with_margins(values, ranks, ranked, margins)
-        return pairs_loss(moved, ranks, ranked, flip_rate_R=flips)
+        return pairwise_loss(moved, ranks, ranked, flip_rate_R=flips)
 
     assert torch.autograd.gradcheck(loss, (scores,))
     likely = (-bradley_terry_loss(scores[2, 0], scores[2, 1], 2.0)).exp().detach()

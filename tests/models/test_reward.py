@@ -19,14 +19,18 @@ from transformers import (
     LlamaForSequenceClassification,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     RobertaConfig,
     T5Config,
     T5ForSequenceClassification,
 )
 
+from crestline.models import reward_model as reward_model_module
 from crestline.models.load import load_tokenizer, save_model
 from crestline.models.reload import check_reloaded
 from crestline.models.reward import Calibration, RewardModel, load_reward_model, new_reward_model
+from crestline.models.reward_forward import PLAIN
 from crestline.rewards.standin import StandIn
 from crestline.training.configs import Lora
 from crestline.types import BadInput, PromptText
@@ -41,6 +45,13 @@ ARCHITECTURES = [
     "modernbert",
     "deberta-v2",
 ]
+WAY_OF = {
+    "llama": "llama",
+    "qwen2": "llama",
+    "gpt2": "packed decoder",
+    "bert": "encoder",
+    "roberta": "encoder",
+}
 CHAT: PromptText = [{"role": "user", "content": "Why did the hen cross the road?"}]
 PROMPTS: list[PromptText] = [CHAT, "The cat", CHAT, "", CHAT, "The <|end|>"]
 TEXTS = [
@@ -95,22 +106,75 @@ def test_scores_are_those_of_the_models_own_forward_pass(backbone: Path) -> None
         with torch.no_grad():
             own = float(reward_model.raw(tokens, torch.ones_like(tokens)))
         assert own == pytest.approx(score, abs=2e-6)
+    assert reward_model._forward is not None
+    assert reward_model._forward.name == WAY_OF.get(reward_model.model.config.model_type, "padded")
 
 
-def test_a_text_longer_than_the_attention_window_goes_the_plain_way(tmp_path, tokenizer) -> None:
+LENGTH_MATTERS = {
+    "attention window": (MistralForCausalLM, MistralConfig, {"sliding_window": 32}),
+    "rotation by length": (
+        Phi3ForCausalLM,
+        Phi3Config,
+        {
+            "original_max_position_embeddings": 24,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0] * 8,
+                "long_factor": [4.0] * 8,
+            },
+            "pad_token_id": 0,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LENGTH_MATTERS)
+def test_where_length_changes_the_model_it_goes_its_own_way(name: str, tmp_path, tokenizer) -> None:
+    build, config, special = LENGTH_MATTERS[name]
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 400}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
-    model = MistralForCausalLM(MistralConfig(sliding_window=32, **sizes, **heads))
-    save_model(model, tokenizer, tmp_path)
+    save_model(build(config(**sizes, **heads, **special)), tokenizer, tmp_path)
     reward_model = trained(tmp_path)
     texts = ["To get there.", "sat on the mat and the dog sat. " * 9, "Why?"]
     rows = reward_model.rows(["The cat"] * 3, texts)
     assert max(row.num_tokens for row in rows) > 32
     found = reward_model.raw_of_rows(rows)[:, 0]
-    tokens = [torch.tensor([row.ids]) for row in rows]
-    with torch.no_grad():
-        own = [float(reward_model.raw(ids, torch.ones_like(ids))) for ids in tokens]
-    np.testing.assert_allclose(found, own, atol=2e-6)
+    alone = [reward_model.raw_of_rows([row])[0, 0] for row in rows]
+    if name == "attention window":
+        np.testing.assert_allclose(found, alone, atol=2e-6)
+    assert reward_model._forward is PLAIN
+    for row, score in zip(rows, alone, strict=True):
+        tokens = torch.tensor([row.ids])
+        with torch.no_grad():
+            own = float(reward_model.raw(tokens, torch.ones_like(tokens)))
+        assert own == pytest.approx(score, abs=2e-6)
+
+
+def test_what_is_longer_than_the_ways_were_compared_on_goes_the_models_own(
+    llama_folder: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(reward_model_module, "LONGEST_PROBE", 12)
+    reward_model = trained(llama_folder)
+    rows = reward_model.rows(PROMPTS, TEXTS)
+    assert min(row.num_tokens for row in rows) <= 12 < max(row.num_tokens for row in rows)
+    monkeypatch.undo()
+    np.testing.assert_allclose(
+        reward_model.raw_of_rows(rows), trained(llama_folder).raw_of_rows(rows), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["roberta", "bert"])
+def test_a_padding_token_in_a_prompt_is_read_as_the_model_reads_it(backbone_folder, name) -> None:
+    reward_model = trained(backbone_folder(name))
+    prompts: list[PromptText] = ["The <|pad|> cat <|pad|> sat", "<|pad|><|pad|>Why", "Why"]
+    rows = reward_model.rows(prompts, [" on it"] * 3)
+    assert sum(row.ids.count(reward_model.tokenizer.pad_token_id) for row in rows) == 4
+    found = reward_model.raw_of_rows(rows)[:, 0]
+    for row, score in zip(rows, found, strict=True):
+        tokens = torch.tensor([row.ids])
+        with torch.no_grad():
+            own = float(reward_model.raw(tokens, torch.ones_like(tokens)))
+        assert own == pytest.approx(score, abs=2e-6)
 
 
 def test_written_it_scores_the_same_here_and_in_plain_transformers(backbone, tmp_path) -> None:

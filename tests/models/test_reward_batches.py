@@ -55,3 +55,9 @@ def test_a_number_that_two_prompts_have_by_chance_does_no_harm() -> None:
     rows = [Row([1, 2, 3], False, 0), Row([4, 2], False, 0)]
     ((places, texts),) = packed_batches(rows, 100, shares=True)
     assert places == [0, 1] and texts.shared == (0,)
+
+
+def test_a_row_that_lost_its_front_does_not_end_what_others_share() -> None:
+    rows = [Row([5, 6, 7, n], False, 0) for n in range(3)] + [Row([5, 7, 9, 9], True, 0)]
+    ((_, texts),) = packed_batches(rows, 100, shares=True)
+    assert sorted(zip(texts.counts, texts.shared, strict=True)) == [(1, 0), (3, 3)]

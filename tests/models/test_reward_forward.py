@@ -31,7 +31,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from crestline.models import packed_attention, packing
+from crestline.models import packed_attention, packing, reward_forward
 from crestline.models.lora import with_adapters
 from crestline.models.packing import RankedTexts, packed
 from crestline.models.reward_forward import PLAIN, WAYS, Forward, choose_forward, plain_scores
@@ -335,6 +335,14 @@ def test_our_attention_is_torchs(is_causal: bool) -> None:
         found.append([mixed, *torch.autograd.grad((mixed * weights).sum(), given)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours.float(), theirs, atol=2e-5, rtol=1e-4)
+    given = [x.bfloat16().requires_grad_() for x in heads]
+    mixed = packed_attention.mixed(row.every, *given, scaling=0.5)
+    rough = [
+        mixed,
+        *torch.autograd.grad((mixed * weights.bfloat16().view(mixed.shape)).sum(), given),
+    ]
+    for ours, theirs in zip(rough, found[1], strict=True):
+        assert 0 < float((ours - theirs).detach().norm() / theirs.detach().norm()) < 0.02
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
@@ -347,3 +355,21 @@ def test_a_row_is_filled_up_with_tokens_that_nothing_sees(is_causal: bool) -> No
     assert torch.equal(even.tokens_T[:real], plain.tokens_T)
     assert torch.equal(even.every.slots[:real], plain.every.slots)
     assert torch.equal(even.every.keys, plain.every.keys) and torch.equal(even.at_N, plain.at_N)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "gpt2", "projected electra"])
+def test_rows_are_even_in_low_precision_alone(kind: str, monkeypatch) -> None:
+    build, way = MODELS[kind]
+    lengths: list[int] = []
+
+    def spied(*given: Any, **options: Any) -> packing.Packed:
+        row = packed(*given, **options)
+        lengths.append(len(row.tokens_T))
+        return row
+
+    monkeypatch.setattr(reward_forward, "packed", spied)
+    several = texts(padded_end=False)
+    for low in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            BY_NAME[way].scores(build().eval(), several)
+    assert lengths[0] % 64 and lengths[1] == lengths[0] + -lengths[0] % 64

@@ -1,6 +1,5 @@
 """Freed memory stays while something trains, and goes back after."""
 
-import os
 import platform
 import resource
 from pathlib import Path
@@ -8,9 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crestline.training.allocator import KERNELS, freed_memory_kept
-from crestline.training.arithmetic import products_in
-from crestline.training.configs import Optimization
+from crestline.training.allocator import freed_memory_kept
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 
@@ -36,16 +33,3 @@ def test_pages_are_taken_once() -> None:
         inside = resident()
     assert kept < faults_of(10) / 5
     assert resident() < inside - (40 << 20)
-
-
-def test_few_kernels_are_kept_unless_the_user_says_how_many(monkeypatch) -> None:
-    name, few = KERNELS
-    bfloat16 = Optimization(dtype="bfloat16")
-    monkeypatch.delenv(name, raising=False)
-    products_in(Optimization(dtype="float32"), "cpu")
-    assert name not in os.environ
-    products_in(bfloat16, "cpu")
-    assert os.environ[name] == few
-    monkeypatch.setenv(name, "7")
-    products_in(bfloat16, "cpu")
-    assert os.environ[name] == "7"

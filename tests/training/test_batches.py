@@ -135,7 +135,7 @@ CASES: dict[str, tuple[Callable[[int], Batch], Loss]] = {
     "imitation": (token_batch, imitation_loss),
     "ranking padded": (ranking_batch, ranking_loss(CENTRED, PLAIN)),
     "ranking, our Llama": (ranking_batch, ranking_loss(CENTRED, BY_NAME["llama"])),
-    "ranking by pairs": (ranking_batch, ranking_loss(RankingLoss(loss_type="pairs"), PLAIN)),
+    "ranking by pairs": (ranking_batch, ranking_loss(RankingLoss(loss_type="pairwise"), PLAIN)),
     "ranking packed": (ranking_batch, ranking_loss(CENTRED, BY_NAME["packed decoder"])),
     "rloo": (constant_within_rows, rloo.loss(Rloo(), IN_REWARD)),
     "rloo with k2": (constant_within_rows, rloo.loss(Rloo(), in_loss("k2"))),

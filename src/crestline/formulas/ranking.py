@@ -66,7 +66,7 @@ def plackett_luce_loss(
     return -torch.logaddexp((1 - 2 * flip_R).log() - loss_R, (2 * flip_R).log() + blind_R)
 
 
-def pairs_loss(
+def pairwise_loss(
     scores_RK: Tensor,
     ranks_RK: Tensor,
     ranked_RK: Tensor,
@@ -82,7 +82,7 @@ def pairs_loss(
     Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1; the likelihood of Cox and Reid 2004.
 
     >>> both, scores = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3)
-    >>> round(float(pairs_loss(scores, torch.tensor([[0, 1, 2]]), both)), 4)
+    >>> round(float(pairwise_loss(scores, torch.tensor([[0, 1, 2]]), both)), 4)
     0.6931
     """
     won_RKK = untied_pairs(ranks_RK, ranked_RK).to(scores_RK.dtype)

@@ -1,4 +1,4 @@
-"""Hidden states at the one token of each text where its score is read, for training: the last layer computes no more.
+"""Hidden states at the one token of each text where its score is read: the last layer computes no more.
 
 Owns forward passes with gradients over a packed row, of the Llama family and of encoders built like BERT, written for
 few passes over memory; the parameters stay those of the transformers model. Nothing is dropped out. Knows nothing of

@@ -1,4 +1,4 @@
-"""Rows that are scored together: which of them, and what a batch of them costs. Without models.
+"""Which rows are scored together. Without models.
 
 Letters: N rows.
 """
@@ -29,13 +29,15 @@ def padded_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
 def packed_batches(
     rows: Sequence[Row], batch_tokens: int, *, shares: bool
 ) -> Iterator[tuple[list[int], RankedTexts]]:
-    """Places of rows and their texts, longest first, in batches of at most batch_tokens, or of one row.
+    """Places of rows and their texts in batches of at most batch_tokens, or of one row.
 
-    shares: rows to the same prompt stand together, and what they share counts once; else each stands for itself.
+    shares: rows to the same prompt stand together, and what they share counts once; else each stands for itself. A
+    row that lost its front shares with others that did at most. Groups come in the order of their longest row.
     """
-    together: dict[int, list[int]] = {}
+    together: dict[tuple[int, bool], list[int]] = {}
     for n, row in enumerate(rows):
-        together.setdefault(row.prompt if shares else n, []).append(n)
+        key = (row.prompt, row.is_truncated) if shares else (n, False)
+        together.setdefault(key, []).append(n)
     for places in together.values():
         places.sort(key=lambda n: -rows[n].num_tokens)
     batch: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Scores of texts for training: how the texts of a ranking go through a reward model.
+"""Raw scores of texts: how those of a ranking, or to one prompt, go through a reward model.
 
 Owns the ways there are (padded, packed, each beginning of a ranking once) and the check of which of them a backbone
 allows: only a way that gives the plain scores is taken. Knows nothing of rankings' order, losses and tokenizers.
@@ -8,7 +8,7 @@ Letters: N texts, M heads, T tokens, C hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,11 +92,9 @@ def llama_scores(model: Any, texts: RankedTexts) -> Tensor:
     if family is None:
         raise ValueError("not of the Llama family")
     device = family.embedding.device.type
-    dtype = _arithmetic(device, family.embedding.dtype)
+    dtype, row = _arithmetic(device, family.embedding.dtype), _decoder_row(model, texts)
     with torch.autocast(device, enabled=False):
-        hidden_NC = llama_pooled(
-            family, _decoder_row(model, texts), dtype, recompute=recomputes(model)
-        )
+        hidden_NC = llama_pooled(family, row, dtype, recompute=recomputes(model))
     scores: Tensor = _without_adapters(model).score(hidden_NC)
     return scores
 
@@ -106,11 +104,9 @@ def encoder_scores(model: Any, texts: RankedTexts) -> Tensor:
     inner = _without_adapters(model)
     encoder = encoder_of(inner.base_model)
     device = encoder.words.device.type
-    dtype = _arithmetic(device, encoder.words.dtype)
+    dtype, row = _arithmetic(device, encoder.words.dtype), _encoder_row(model, texts)
     with torch.autocast(device, enabled=False):
-        hidden_NC = encoder_pooled(
-            encoder, _encoder_row(model, texts), dtype, recompute=recomputes(model)
-        )
+        hidden_NC = encoder_pooled(encoder, row, dtype, recompute=recomputes(model))
     return _encoder_head(inner, hidden_NC)
 
 
@@ -130,8 +126,8 @@ NO_WAY = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueEr
 def choose_forward(model: Any, probe: RankedTexts, ways: Sequence[Forward] = WAYS) -> Forward:
     """The first way that gives this model's plain scores of the probe; plain where none does.
 
-    probe: real texts, among them the longest. The model is set to `eval`; nothing is trained. The check is made in
-    float32, so that it is the same whatever arithmetic training uses.
+    probe: texts, among them one as long as any that will come. The model is set to `eval`; nothing is trained. Call it
+    outside autocast, so that the choice is the same whatever arithmetic comes after.
     """
     model.eval()
     try:
@@ -161,7 +157,20 @@ def _encoder_row(model: Any, texts: RankedTexts) -> Packed:
     first_N = np.zeros(len(texts.ids), dtype=np.int64)
     device = next(model.parameters()).device
     multiple = _multiple(device)
-    return packed(texts.alone(), first_N, is_causal=False, multiple=multiple, device=device)
+    row = packed(texts.alone(), first_N, is_causal=False, multiple=multiple, device=device)
+    padding = _padding_of_positions(model)
+    if padding is None:
+        return row
+    positions = [np.where(ids != padding, np.cumsum(ids != padding) - 1, -1) for ids in texts.ids]
+    positions.append(np.zeros(len(row.tokens_T) - texts.num_tokens, dtype=np.int64))
+    return replace(row, positions_T=torch.from_numpy(np.concatenate(positions)).to(device))
+
+
+def _padding_of_positions(model: Any) -> int | None:
+    """The padding id that RoBERTa and its kin leave out when they count positions, from the place after it on."""
+    embeddings = getattr(_without_adapters(model).base_model, "embeddings", None)
+    found = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return None if found is None else int(found)
 
 
 def _multiple(device: torch.device) -> int:
@@ -189,9 +198,8 @@ def _hidden(inner: Any, row: Packed) -> Tensor:
     if recomputes(inner):
         raise Unsupported("activation checkpointing")
     backbone, positions_T = inner.base_model, row.positions_T
-    embeddings = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
-    padding = getattr(embeddings, "padding_idx", None)
-    if padding is not None:  # RoBERTa and its kin count from there
+    padding = _padding_of_positions(inner)
+    if padding is not None:
         positions_T = positions_T + padding + 1
     with packed_attention(inner):
         found = backbone(

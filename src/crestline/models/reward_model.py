@@ -32,7 +32,6 @@ from crestline.models.heads import (
 from crestline.models.load import save_model
 from crestline.models.lora import adapter_tensors, is_adapted, merged, write_adapter
 from crestline.models.older import write_for_older
-from crestline.models.packed_attention import Unsupported
 from crestline.models.packing import RankedTexts
 from crestline.models.reload import Check, check_reloaded, spread_out
 from crestline.models.reward_batches import packed_batches, padded_batches
@@ -49,7 +48,10 @@ PROBE = (
     ("The cat sat on the mat. ", ("So did the dog.", "Nobody knew why, and nobody asked.", "")),
     ("", ("Why did the hen cross the road? To get to the other side.",)),
 )
-"""Prompts with completions on which the ways through a backbone are compared: the same for every model."""
+"""Prompts with completions on which the ways through a backbone are compared, beside one as long as a text can be: the
+same for every model, so that the choice is the same in every process."""
+LONGEST_PROBE = 2048
+"""Tokens of the longest text that the ways are compared on; what is longer goes the model's own way."""
 ScoreDtype = Literal["float32", "bfloat16"]
 
 
@@ -58,7 +60,7 @@ class RewardModel:
 
     model: the transformers model, with adapters or without; what training trains. aggregate, uwo_coefficient: how M
     heads become one score. head_means_M: raw score of a typical completion by each head, which puts them on one scale.
-    A text's score does not depend on its neighbours in a batch, beyond the rounding of float32.
+    A text's score does not depend on its neighbours in a batch, beyond the rounding of dtype.
     """
 
     def __init__(
@@ -119,7 +121,8 @@ class RewardModel:
         scores_NM = np.zeros((len(rows), self.num_heads))
         budget = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
         if self._forward is None:
-            self._forward = choose_forward(self.model, self._probe())
+            with torch.autocast(device.type, enabled=False):
+                self._forward = choose_forward(self.model, self._probe())
         fast = self.dtype == "bfloat16"
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=fast):
             for places, found_NM in self._scored(rows, self._forward, budget, device):
@@ -128,23 +131,23 @@ class RewardModel:
 
     def _probe(self) -> RankedTexts:
         rankings = [self.rows([prompt] * len(texts), texts) for prompt, texts in PROBE]
-        return RankedTexts.of([[np.array(row.ids) for row in rows] for rows in rankings])
+        whole = rankings[-1][0].ids
+        longest = (whole * LONGEST_PROBE)[: min(self.max_length, LONGEST_PROBE)]
+        ids = [[np.array(row.ids) for row in rows] for rows in rankings]
+        return RankedTexts.of([*ids, [np.array(longest)]])
 
     def _scored(
         self, rows: Sequence[Row], forward: Forward, budget: int, device: torch.device
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Places of rows with their raw scores, batch after batch."""
-        if forward is PLAIN:
-            yield from self._padded(rows, budget, device)
-            return
-        for places, texts in packed_batches(rows, budget, shares=forward.shares):
-            try:
-                found_NM = forward.scores(self.model, texts)
-            except Unsupported:  # longer than the model's attention window
-                for padded, found_NM in self._padded([rows[n] for n in places], budget, device):
-                    yield [places[n] for n in padded], found_NM
-            else:
-                yield places, found_NM
+        most = 0 if forward is PLAIN else LONGEST_PROBE
+        long = [n for n, row in enumerate(rows) if row.num_tokens > most]
+        for places, found_NM in self._padded([rows[n] for n in long], budget, device):
+            yield [long[n] for n in places], found_NM
+        short = [n for n, row in enumerate(rows) if row.num_tokens <= most]
+        batches = packed_batches([rows[n] for n in short], budget, shares=forward.shares)
+        for places, texts in batches:
+            yield [short[n] for n in places], forward.scores(self.model, texts)
 
     def _padded(
         self, rows: Sequence[Row], budget: int, device: torch.device

@@ -1,4 +1,4 @@
-"""Memory that the process frees, kept while something trains and given back to the system after; and kernels kept.
+"""Memory that the process frees: kept while something trains, given back to the system after.
 
 Training frees and takes hundreds of megabytes in every update. By default glibc hands large pieces back each time, and
 the system clears tens of thousands of pages anew. Elsewhere than with glibc nothing is done. Owns the calls alone.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 from collections.abc import Iterator
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -17,13 +16,6 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT, USUAL = (1 << 30, 1 << 30), (64 << 20, 32 << 20)
 """Bytes: free memory at the end of the heap that is kept, and pieces that come from the system directly. Usual is what
 glibc's own moving thresholds come to in a process that handles large pieces."""
-KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-"""oneDNN keeps 1,024 by default, half a megabyte each: one for every shape of a product in low precision."""
-
-
-def few_kernels_kept() -> None:
-    """Let oneDNN keep fewer kernels, unless the user said how many; without effect after its first product."""
-    os.environ.setdefault(*KERNELS)
 
 
 @contextlib.contextmanager

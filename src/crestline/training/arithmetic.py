@@ -10,17 +10,13 @@ from __future__ import annotations
 import torch
 
 from crestline.models.matmul import has_fast_bfloat16
-from crestline.training.allocator import few_kernels_kept
 from crestline.training.configs import Optimization
 
 
 def products_in(config: Optimization, device_type: str) -> torch.dtype:
     """The dtype of matrix products: bfloat16 where that is asked for, or `auto` finds it fast; else float32."""
     fast = config.dtype == "auto" and has_fast_bfloat16(device_type)
-    if not fast and config.dtype != "bfloat16":
-        return torch.float32
-    few_kernels_kept()
-    return torch.bfloat16
+    return torch.bfloat16 if fast or config.dtype == "bfloat16" else torch.float32
 
 
 def arithmetic(config: Optimization, device_type: str) -> torch.autocast:

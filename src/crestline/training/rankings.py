@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crestline.formulas.ranking import (
     centring_penalty,
-    pairs_loss,
+    pairwise_loss,
     plackett_luce_loss,
     untied_pairs,
     with_margins,
@@ -157,8 +157,8 @@ class RankingSource:
 
 
 def ranking_loss(config: RankingLoss, forward: Forward) -> Loss:
-    """Negative log-likelihood of the rankings in nats, mean over those that teach a member, mean over members."""
-    likelihood = pairs_loss if config.loss_type == "pairs" else plackett_luce_loss
+    """Mean loss in nats, over the rankings that teach a member, then over members."""
+    likelihood = pairwise_loss if config.loss_type == "pairwise" else plackett_luce_loss
 
     def of_part(model: Any, part: RankingBatch) -> tuple[Tensor, dict[str, Mean]]:
         scores_NM = forward.scores(model, part.texts).float()

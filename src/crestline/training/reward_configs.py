@@ -47,10 +47,10 @@ class Likelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingLoss(Likelihood):
-    """What the reward model learns from a ranking: the likelihood of what people said."""
+    """What the reward model learns from a ranking."""
 
-    loss_type: Literal["plackett_luce", "pairs"] = "plackett_luce"
-    """plackett_luce: the likelihood of the whole order; pairs: the mean over its pairs, as if each was asked alone."""
+    loss_type: Literal["plackett_luce", "pairwise"] = "plackett_luce"
+    """plackett_luce: the likelihood of the whole order; pairwise: the mean over its pairs, each as if asked alone."""
     center_rewards_coefficient: float = 0.0
     """Weight of the squared mean score, which keeps scores around 0; 0.01 is usual."""
 
