@@ -11,7 +11,7 @@ ours passes over them three times: that is as much work for both.
 
 The embedded world: for each of 10 seeds a fresh crowd ranks 2,000 groups of five samples, which are learned by one
 model, by four heads, and by four models, each of half the data. Temperatures come from rankings apart; figures from
-1,000 more, of prompts that nothing was trained on. For each of 6 seeds the same rankings are learned whole, by both
+1,000 more, of prompts that nothing was trained on. For each of 4 seeds the same rankings are learned whole, by both
 losses, for two and for four epochs, and as ten pairs each for two epochs, in as many updates as the longer ones.
 
 Intervals over seeds are t intervals of the paired difference, in points where they are of accuracies.
@@ -51,7 +51,7 @@ def pieces(options: argparse.Namespace) -> list[str]:
     seeds, backbones = options.seeds or seeds, options.backbones.split(",")
     trl = [f"trl/{d}/{b}/{s}" for b in backbones for s in range(seeds) for d in FILES]
     world = [f"world/{seed}" for seed in range(world_seeds)]
-    losses = [f"losses/{seed}" for seed in range(6 if options.full else 2)]
+    losses = [f"losses/{seed}" for seed in range(4 if options.full else 2)]
     return ["policy", *world, *losses, *trl]
 
 
