@@ -2,6 +2,7 @@
 
     python bench/reward_quality.py --quick            two seeds of everything, smaller; under 10 minutes on 2 idle cores
     python bench/reward_quality.py --full --work DIR  writes bench/results/reward_quality.json; goes on where it stopped
+    python bench/reward_quality.py --full --only trl  some of world, losses, trl; the rest stays as it was written last
 
 Beside TRL: human jokes, HH helpful-base and four ranked answers, from the MiniLM encoder and from a Llama pretrained
 on TinyStories; 5 seeds. A seed splits the data by prompt (jokes: by text) and draws the head; both sides begin from
@@ -9,8 +10,8 @@ the same weights and head, see the same rankings, read each text as often, and t
 schedule. Ours is the verb as it stands; TRL computes in float32 and gets rankings of four as their pairs, once, while
 ours passes over them three times: that is as much work for both.
 
-The embedded world: for each of 10 seeds a fresh crowd ranks 2,000 groups of five samples, which are learned by one
-model, by four heads, and by four models, each of half the data. Temperatures come from rankings apart; figures from
+The embedded world: for each of 10 seeds a fresh crowd ranks 2,000 groups of five samples, which are learned whole and
+as ten pairs each (as many updates), by four heads, and by four models, each of half the data. Temperatures come from rankings apart; figures from
 1,000 more, of prompts that nothing was trained on. For each of 4 seeds the same rankings are learned whole, by both
 losses, for two and for four epochs, and as ten pairs each for two epochs, in as many updates as the longer ones.
 
@@ -52,7 +53,9 @@ def pieces(options: argparse.Namespace) -> list[str]:
     trl = [f"trl/{d}/{b}/{s}" for b in backbones for s in range(seeds) for d in FILES]
     world = [f"world/{seed}" for seed in range(world_seeds)]
     losses = [f"losses/{seed}" for seed in range(4 if options.full else 2)]
-    return ["policy", *world, *losses, *trl]
+    whole = ["policy", *world, *losses, *trl]
+    only = {"policy", *(options.only or "world,losses,trl").split(",")}
+    return [piece for piece in whole if piece.split("/")[0] in only]
 
 
 def do(piece: str, work: Path, quick: bool, threads: int) -> None:
@@ -174,7 +177,10 @@ def of_losses(rows: Rows) -> dict[str, Any]:
 
 
 def of_world(rows: Rows) -> dict[str, Any]:
-    """Calibration, and what spread knows, over seeds."""
+    """Whole rankings against pairs, calibration, and what spread knows, over seeds."""
+
+    def paired(key: str, left: str, right: str) -> list[float]:
+        return over_seeds([row[left][key] - row[right][key] for row in rows], 100)
 
     def mean(pick: Callable[[dict[str, Any]], float]) -> list[float]:
         return over_seeds([pick(row) for row in rows])
@@ -202,10 +208,12 @@ def of_world(rows: Rows) -> dict[str, Any]:
         }
         for kind in ("heads", "models")
     }
-    models = [row["models"]["accuracy"] - row["whole"]["accuracy"] for row in rows]
     return {
-        **arms(rows, ("whole", "heads", "models")),
-        "models_minus_whole": over_seeds(models, 100),
+        **arms(rows, ("whole", "pairs", "heads", "models")),
+        "whole_minus_pairs": paired("accuracy", "whole", "pairs"),
+        "whole_minus_pairs_gold": paired("gold_accuracy", "whole", "pairs"),
+        "whole_minus_pairs_hit": paired("hit", "whole", "pairs"),
+        "models_minus_whole": paired("accuracy", "models", "whole"),
         "calibration": calibration,
         "spread": spread,
     }
@@ -215,19 +223,23 @@ def told(values: Sequence[float], form: str = "+.2f") -> str:
     return f"{values[0]:{form}} ({values[1]:{form}} to {values[2]:{form}})"
 
 
-def show(trl: dict[str, Any], world: dict[str, Any], losses: dict[str, Any]) -> None:
+def show(trl: dict[str, Any], world: dict[str, Any], losses: dict[str, Any] | None) -> None:
     """Tables for people."""
     print(f"\n{'held-out accuracy, %':24}{'ours':>26}{'TRL':>26}{'difference, points':>28}  longer")
     for name, row in trl["tasks"].items():
         cells = told(row["ours"], ".1f"), told(row["trl"], ".1f"), told(row["difference"])
         print(f"{name:24}{cells[0]:>26}{cells[1]:>26}{cells[2]:>28}{row['longer_wins']:8.1f}")
     print(f"{'mean over tasks':24}{'':52}{told(trl['mean']):>28}")
-    for study in (world, losses):
+    for study in filter(None, (world, losses)):
         print(f"\nworld, accuracy on people / by gold, %; longer wins {study['longer_wins']:.1f}")
         for name, values in study["accuracy"].items():
             cells = told(values, ".2f"), told(study["gold_accuracy"][name], ".2f")
             print(f"  {name:22}{cells[0]:>24}{cells[1]:>24}{study['seconds'][name]:8.0f} s")
-    for name, row in losses["minus_pairs"].items():
+    print(
+        f"  whole rankings minus pairs, as many updates: {told(world['whole_minus_pairs'])} points on people, "
+        f"{told(world['whole_minus_pairs_gold'])} by gold"
+    )
+    for name, row in losses["minus_pairs"].items() if losses else ():
         cells = told(row["accuracy"]), told(row["gold_accuracy"])
         print(f"  {name} minus pairs: {cells[0]} points on people, {cells[1]} by gold")
     print("\ncalibration on one random pair of each ranking")
@@ -239,18 +251,21 @@ def show(trl: dict[str, Any], world: dict[str, Any], losses: dict[str, Any]) -> 
             print(f"  {kind:8}{name:32}{told(values, '.4f'):>32}")
 
 
-def summary(trl: dict[str, Any], world: dict[str, Any], losses: dict[str, Any]) -> dict[str, Any]:
+def summary(
+    trl: dict[str, Any], world: dict[str, Any], losses: dict[str, Any] | None
+) -> dict[str, Any]:
     """The figures that are watched."""
     calibration = world["calibration"]
     return {
         "accuracy_minus_trl": trl["mean"][0],
         "accuracy_minus_trl_low": trl["mean"][1],
         "accuracy_minus_trl_low_by_task": {k: v["difference"][1] for k, v in trl["tasks"].items()},
-        "whole_minus_pairs": losses["minus_pairs"]["whole"]["accuracy"],
-        "whole_longer_minus_pairs": losses["minus_pairs"]["whole_longer"]["accuracy"],
-        "whole_by_pairs_longer_minus_pairs": losses["minus_pairs"]["whole_by_pairs_longer"][
-            "accuracy"
-        ],
+        "whole_minus_pairs": world["whole_minus_pairs"],
+        "whole_minus_pairs_gold": world["whole_minus_pairs_gold"],
+        **{
+            f"losses_{kind}_minus_pairs": row["accuracy"]
+            for kind, row in (losses["minus_pairs"] if losses else {}).items()
+        },
         "ece": calibration["ece"][0],
         "ece_floor": calibration["ece_floor"][0],
         "log_loss_gain_over_uncalibrated": calibration["log_loss_gain_over_uncalibrated"],
@@ -273,6 +288,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=0, help="beside TRL; 0: 5, 2 with --quick")
     parser.add_argument("--backbones", default=",".join(BACKBONES), help="one of them or both")
+    parser.add_argument("--only", default="", help="some of world,losses,trl")
     parser.add_argument("--work", type=Path, default=None, help="where pieces are kept")
     parser.add_argument("--one", default=None, help="do this piece only (used inside)")
     options = parser.parse_args()
@@ -283,16 +299,20 @@ def main() -> None:
     work = options.work or Path(tempfile.mkdtemp(prefix="crestline-quality-"))
     work.mkdir(parents=True, exist_ok=True)
     all_pieces(options, work)
-    names = pieces(options)
-    rows = {name: json.loads(file_of(name, work).read_text()) for name in names}
-    trl = beside_trl([row for name, row in rows.items() if name.startswith("trl/")])
-    world = of_world([row for name, row in rows.items() if name.startswith("world/")])
-    losses = of_losses([row for name, row in rows.items() if name.startswith("losses/")])
+    results, rows = BENCH / "results" / "reward_quality.json", dict[str, dict[str, Any]]()
+    if options.full and options.only and results.exists():
+        rows = json.loads(results.read_text())["pieces"]
+    rows |= {name: json.loads(file_of(name, work).read_text()) for name in pieces(options)}
+
+    def of(kind: str) -> Rows:
+        return [row for name, row in rows.items() if name.startswith(f"{kind}/")]
+
+    trl, world = beside_trl(of("trl")), of_world(of("world"))
+    losses = of_losses(of("losses")) if of("losses") else None
     show(trl, world, losses)
     figures = {**summary(trl, world, losses), "machine": machine()}
-    figures["seeds_beside_trl"] = len({name.split("/")[3] for name in names if "trl/" in name})
+    figures["seeds_beside_trl"] = len({row["seed"] for row in of("trl")})
     if options.full:
-        results = BENCH / "results" / "reward_quality.json"
         whole = {**figures, "beside_trl": trl, "world": world, "losses": losses}
         whole["pieces"] = rows
         results.write_text(json.dumps(whole, indent=1) + "\n")

@@ -127,14 +127,15 @@ def asked(folder: Path, size: Size, seed: int, kind: str) -> Asked:
 
 
 def study(folder: Path, size: Size, seed: int) -> dict[str, Any]:
-    """Calibration, and what an ensemble's spread knows."""
-    several = Ensemble(num_members=MEMBERS)
+    """Whole rankings against pairs in as many updates, calibration, and what an ensemble's spread knows."""
+    said, several = asked(folder, size, seed, "world"), Ensemble(num_members=MEMBERS)
     plans: dict[str, dict[str, Any]] = {
         "whole": {},
+        "pairs": _pairs(said, 1),
         "heads": {"ensemble": several},
         "models": {"ensemble": replace(several, members="models")},
     }
-    return _arms(folder, asked(folder, size, seed, "world"), plans)
+    return _arms(folder, said, plans)
 
 
 def losses(folder: Path, size: Size, seed: int) -> dict[str, Any]:
@@ -151,12 +152,15 @@ def losses(folder: Path, size: Size, seed: int) -> dict[str, Any]:
         "whole_by_pairs": {"ranking_loss": by_pairs},
         "whole_longer": longer,
         "whole_by_pairs_longer": {**longer, "ranking_loss": by_pairs},
-        "pairs": {
-            "dataset_name": str(said.folder / "pairs.jsonl"),
-            "batch_size": round(plain.batch_size * len(said.pairs) / len(said.train) / 2),
-        },
+        "pairs": _pairs(said, 2),
     }
     return _arms(folder, said, plans)
+
+
+def _pairs(said: Asked, share: int) -> dict[str, Any]:
+    """Pairs in place of rankings, in `share` times as many updates."""
+    batch = DEMO.reward.batch_size * len(said.pairs) / len(said.train) / share
+    return {"dataset_name": str(said.folder / "pairs.jsonl"), "batch_size": round(batch)}
 
 
 def _arms(folder: Path, said: Asked, plans: dict[str, dict[str, Any]]) -> dict[str, Any]:
