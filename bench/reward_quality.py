@@ -11,9 +11,9 @@ schedule. Ours is the verb as it stands; TRL computes in float32 and gets rankin
 ours passes over them three times: that is as much work for both.
 
 The embedded world: for each of 10 seeds a fresh crowd ranks 2,000 groups of five samples, which are learned whole and
-as ten pairs each (as many updates), by four heads, and by four models, each of half the data. Temperatures come from rankings apart; figures from
-1,000 more, of prompts that nothing was trained on. For each of 4 seeds the same rankings are learned whole, by both
-losses, for two and for four epochs, and as ten pairs each for two epochs, in as many updates as the longer ones.
+as ten pairs each (as many updates), by four heads, and by four models, each of half the data. Temperatures come from
+rankings apart; figures from 1,000 more, of prompts that nothing was trained on. For each of 4 seeds the same rankings
+are learned whole, by both losses, for two and for four epochs, and as pairs in as many updates as the longer ones.
 
 Intervals over seeds are t intervals of the paired difference, in points where they are of accuracies.
 """
