@@ -7,8 +7,8 @@
 Beside TRL: human jokes, HH helpful-base and four ranked answers, from the MiniLM encoder and from a Llama pretrained
 on TinyStories; 5 seeds. A seed splits the data by prompt (jokes: by text) and draws the head; both sides begin from
 the same weights and head, see the same rankings, read each text as often, and take as many steps by the same
-schedule. Ours is the verb as it stands; TRL computes in float32 and gets rankings of four as their pairs, once, while
-ours passes over them three times: that is as much work for both.
+schedule. Ours is the verb as it stands; TRL computes in float32 and gets rankings of four as their pairs, of which it
+reads as many texts in as many updates.
 
 The embedded world: for each of 10 seeds a fresh crowd ranks 2,000 groups of five samples, which are learned whole and
 as ten pairs each (as many updates), by four heads, and by four models, each of half the data. Temperatures come from
