@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from crestline.models import reward_model as reward_model_module
+from crestline.models.encoding import Row
 from crestline.models.load import load_tokenizer, save_model
 from crestline.models.reload import check_reloaded
 from crestline.models.reward import Calibration, RewardModel, load_reward_model, new_reward_model
@@ -97,15 +98,19 @@ def test_score_does_not_depend_on_the_batch(backbone: Path) -> None:
     assert len({round(score, 4) for score in together}) == len(TEXTS)
 
 
+def own_score(reward_model: RewardModel, row: Row) -> float:
+    """What transformers' forward pass gives the row by itself."""
+    tokens = torch.tensor([row.ids])
+    with torch.no_grad():
+        return float(reward_model.raw(tokens, torch.ones_like(tokens)))
+
+
 def test_scores_are_those_of_the_models_own_forward_pass(backbone: Path) -> None:
     reward_model = trained(backbone)
     rows = reward_model.rows([*PROMPTS, *PROMPTS], [*TEXTS, *TEXTS[::-1]])
     found = reward_model.raw_of_rows(rows)[:, 0]
     for row, score in zip(rows, found, strict=True):
-        tokens = torch.tensor([row.ids])
-        with torch.no_grad():
-            own = float(reward_model.raw(tokens, torch.ones_like(tokens)))
-        assert own == pytest.approx(score, abs=2e-6)
+        assert own_score(reward_model, row) == pytest.approx(score, abs=2e-6)
     assert reward_model._forward is not None
     assert reward_model._forward.name == WAY_OF.get(reward_model.model.config.model_type, "padded")
 
@@ -144,10 +149,7 @@ def test_where_length_changes_the_model_it_goes_its_own_way(name: str, tmp_path,
         np.testing.assert_allclose(found, alone, atol=2e-6)
     assert reward_model._forward is PLAIN
     for row, score in zip(rows, alone, strict=True):
-        tokens = torch.tensor([row.ids])
-        with torch.no_grad():
-            own = float(reward_model.raw(tokens, torch.ones_like(tokens)))
-        assert own == pytest.approx(score, abs=2e-6)
+        assert own_score(reward_model, row) == pytest.approx(score, abs=2e-6)
 
 
 def test_what_is_longer_than_the_ways_were_compared_on_goes_the_models_own(
@@ -157,10 +159,18 @@ def test_what_is_longer_than_the_ways_were_compared_on_goes_the_models_own(
     reward_model = trained(llama_folder)
     rows = reward_model.rows(PROMPTS, TEXTS)
     assert min(row.num_tokens for row in rows) <= 12 < max(row.num_tokens for row in rows)
+    lengths: list[int] = []
+    raw = reward_model.raw
+
+    def counted(tokens_NT: torch.Tensor, attention_NT: torch.Tensor) -> torch.Tensor:
+        lengths.extend(attention_NT.sum(1).tolist())
+        return raw(tokens_NT, attention_NT)
+
+    monkeypatch.setattr(reward_model, "raw", counted)
+    found = reward_model.raw_of_rows(rows)
+    assert sorted(lengths) == sorted(row.num_tokens for row in rows if row.num_tokens > 12)
     monkeypatch.undo()
-    np.testing.assert_allclose(
-        reward_model.raw_of_rows(rows), trained(llama_folder).raw_of_rows(rows), atol=2e-6
-    )
+    np.testing.assert_allclose(found, trained(llama_folder).raw_of_rows(rows), atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["roberta", "bert"])
@@ -171,10 +181,7 @@ def test_a_padding_token_in_a_prompt_is_read_as_the_model_reads_it(backbone_fold
     assert sum(row.ids.count(reward_model.tokenizer.pad_token_id) for row in rows) == 4
     found = reward_model.raw_of_rows(rows)[:, 0]
     for row, score in zip(rows, found, strict=True):
-        tokens = torch.tensor([row.ids])
-        with torch.no_grad():
-            own = float(reward_model.raw(tokens, torch.ones_like(tokens)))
-        assert own == pytest.approx(score, abs=2e-6)
+        assert own_score(reward_model, row) == pytest.approx(score, abs=2e-6)
 
 
 def test_written_it_scores_the_same_here_and_in_plain_transformers(backbone, tmp_path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from crestline.models.encoding import Row
 from crestline.models.packing import RankedTexts
+from crestline.models.tree import Ids, shared_beginning
 
 
 def padded_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -40,15 +41,16 @@ def packed_batches(
         together.setdefault(key, []).append(n)
     for places in together.values():
         places.sort(key=lambda n: -rows[n].num_tokens)
+    ids = [np.array(row.ids) for row in rows]
     batch: list[list[int]] = []
     room = batch_tokens
     for places in sorted(together.values(), key=lambda places: -rows[places[0]].num_tokens):
-        shared = RankedTexts.of([[np.array(rows[n].ids) for n in places]]).shared[0]
+        shared = shared_beginning([ids[n] for n in places])
         new = True  # whether what is shared must be read again
         for n in places:
             own = rows[n].num_tokens - shared
             if batch and own + shared * new > room:
-                yield _texts(rows, batch)
+                yield _texts(ids, batch)
                 batch, room, new = [], batch_tokens, True
             if new:
                 batch.append([])
@@ -56,9 +58,9 @@ def packed_batches(
             room -= own + shared * new
             new = False
     if batch:
-        yield _texts(rows, batch)
+        yield _texts(ids, batch)
 
 
-def _texts(rows: Sequence[Row], batch: Sequence[Sequence[int]]) -> tuple[list[int], RankedTexts]:
-    texts = RankedTexts.of([[np.array(rows[n].ids) for n in places] for places in batch])
+def _texts(ids: Sequence[Ids], batch: Sequence[Sequence[int]]) -> tuple[list[int], RankedTexts]:
+    texts = RankedTexts.of([[ids[n] for n in places] for places in batch])
     return [n for places in batch for n in places], texts
