@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +29,7 @@ class Row:
 
     ids: list[int]
     is_truncated: bool
-    prompt: int = 0
+    prompt: int
 
     @property
     def num_tokens(self) -> int:
@@ -69,10 +69,7 @@ class Encoder:
             )["input_ids"]
             for n, row in zip(chosen, found, strict=True):
                 ids[n] = row
-        found_rows = map(self.cut, ids)
-        return [
-            replace(row, prompt=hash(repr(p))) for row, p in zip(found_rows, prompts, strict=True)
-        ]
+        return [self.cut(row, hash(repr(p))) for row, p in zip(ids, prompts, strict=True)]
 
     def adds_its_own(self, prompt: PromptText) -> bool:
         """Whether the tokenizer adds its special tokens: not where a chat template has written them."""
@@ -95,13 +92,13 @@ class Encoder:
         messages = [{**message, "content": marked(message["content"])} for message in prompt]
         return render_scored(self.tokenizer, messages, marked(completion)).split(mark)
 
-    def cut(self, ids: list[int]) -> Row:
+    def cut(self, ids: list[int], prompt: int) -> Row:
         """A row of at most max_length: a special first token and the end stay. An empty text is one token."""
         if not ids:
             end = self.tokenizer.eos_token_id
             ids = [self.tokenizer.pad_token_id if end is None else end]
         over = len(ids) - self.max_length
         if over <= 0:
-            return Row(ids, False)
+            return Row(ids, False, prompt)
         keeps_first = ids[0] in self.special_ids and self.max_length > 1
-        return Row(ids[:1] + ids[over + 1 :] if keeps_first else ids[over:], True)
+        return Row(ids[:1] + ids[over + 1 :] if keeps_first else ids[over:], True, prompt)
