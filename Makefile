@@ -24,7 +24,7 @@ check: setup
 	$(BIN)/mypy src
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Peers to measure against, each in an environment of its own: never dependencies.
 peers: .venv-peers/.done .venv-rewardbench/.done

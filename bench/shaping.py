@@ -7,7 +7,7 @@
 A seed pretrains, fine-tunes, asks simulated people and trains the reward model once; then every arm trains the same
 policy with the same prompts and random streams. The variants differ in how far the reward model can be trusted:
 "clean" is the demo's, "noisy" has people who flip a quarter of their comparisons and half of the rankings. Gold is
-measured on 4,096 completions per checkpoint, in standard deviations of the reference's, above the reference; the best
+measured on 1,024 completions per checkpoint, in standard deviations of the reference's, above the reference; the best
 checkpoint is chosen on one half and its gold comes from the other, swapped and averaged. "shipped" is what the watch
 ships with 1,000 duels. PAR with a small KL is the default; it would give way to the raw score only where the interval
 of the shipped difference lies below 0 in both.
@@ -31,7 +31,7 @@ VARIANTS = {"clean": {}, "noisy": {"flip_probability": 0.25, "num_prompts": 1000
 ARMS = ("raw", "raw_kl", "par", "par_kl")
 BETA = {"raw": 0.0, "raw_kl": 0.01, "par": 0.0, "par_kl": 0.01}
 """Reward units for each nat: PAR's rewards lie in [0, 1], raw ones spread over about 1 too."""
-NUM_GOLD = {"demo": 4096, "smoke": 256}
+NUM_GOLD = {"demo": 1024, "smoke": 256}
 LABELS, FLIP = 1000, 0.25
 
 

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread each, no hub, and where the real data lies."""
+"""Shared by all tests: one thread each where several run at once, no hub, and where the real data lies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
