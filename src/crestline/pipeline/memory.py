@@ -134,13 +134,24 @@ def of_reward(
 ) -> Estimate | None:
     if size is None:
         return None
-    texts = [plain_text(row.prompt) + text for row in rankings for text in row.completions]
+    texts = [text for row in rankings for text in row.completions]
+    shown = [plain_text(row.prompt) for row in rankings]
     per_ranking = len(texts) / len(rankings) if rankings else 2.0
-    most = min(config.max_length, size.context)
-    lengths = lengths_of(texts, config.model_name_or_path) if texts else Lengths(most, 0.0, most)
-    return estimated(
-        lambda c: ranked(c, size, lengths, per_ranking, place), list(changes_of(config)), config
-    )
+    prompts, most = Lengths(0.0, 0.0, 0), min(config.max_length, size.context)
+    completions = Lengths(most, 0.0, most)
+    if rankings:
+        named = config.model_name_or_path
+        if size.is_encoder:  # which read a prompt with each completion
+            wholes = zip(shown, rankings, strict=True)
+            texts = [prompt + text for prompt, row in wholes for text in row.completions]
+        else:
+            prompts = lengths_of(shown, named)
+        completions = lengths_of(texts, named)
+
+    def needed(changed: RewardConfig) -> dict[str, int]:
+        return ranked(changed, size, prompts, completions, per_ranking, place)
+
+    return estimated(needed, list(changes_of(config)), config)
 
 
 def of_dpo(

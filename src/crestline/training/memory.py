@@ -61,6 +61,8 @@ class Pass:
 
 
 OURS, ENCODER, OTHER = Pass(9, 4, 1.5), Pass(11, 4, 0.0), Pass(14, 8, 3.0)
+RANKED = Pass(9, 4, 0.0)
+"""Of our own pass over a decoder that scores: it keeps no attention weights, or few."""
 
 
 @dataclass(frozen=True)
@@ -196,20 +198,29 @@ def imitation(
 
 
 def ranked(
-    config: RewardConfig, size: Size, lengths: Lengths, per_ranking: float, place: Place
+    config: RewardConfig,
+    size: Size,
+    prompts: Lengths,
+    completions: Lengths,
+    per_ranking: float,
+    place: Place,
 ) -> dict[str, int]:
-    """Of `reward`. lengths: of scored texts; per_ranking: texts of a ranking."""
+    """Of `reward`. prompts: read once for each ranking, no tokens where they are read with every completion and stand
+    in completions; per_ranking: completions of a ranking."""
     if config.half_depth:
         size = halved(size)
-    lengths = lengths.cut(min(config.max_length, size.context))
+    most = min(config.max_length, size.context)
+    longest = min(most, prompts.longest + completions.longest)
+    prompts, completions = prompts.cut(most), completions.cut(most)
     texts = min(round(config.batch_size * per_ranking), config.optimization.micro_batch_size)
-    most = tokens_together(place.kind, ranked=True)
-    tokens = max(min(lengths.together(texts), most), round(lengths.longest * per_ranking))
-    kept = ENCODER if size.is_encoder else OURS if size.kind in OWN_PASS else OTHER
+    read = completions.together(texts) + prompts.together(max(1, round(texts / per_ranking)))
+    whole = prompts.longest + round(completions.longest * per_ranking)
+    tokens = max(min(read, tokens_together(place.kind, ranked=True)), whole)
+    kept = ENCODER if size.is_encoder else RANKED if size.kind in OWN_PASS else OTHER
     pieces = {
         **place.before,
         **trained(size, config.lora),
-        "activations": activations(size, kept, tokens, lengths.longest, config.optimization, place),
+        "activations": activations(size, kept, tokens, longest, config.optimization, place),
     }
     if config.ensemble.members == "models" and config.ensemble.num_members > 1:
         others = config.ensemble.num_members - 1
