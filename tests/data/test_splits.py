@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crestline.data.rankings import read_rankings
-from crestline.data.splits import canonical_prompt, side_of, split_by_prompt, split_by_text
+from crestline.data.splits import (
+    canonical_prompt,
+    side_of,
+    split_by_prompt,
+    split_by_prompt_or_text,
+    split_by_text,
+)
 from crestline.types import BadInput, Prompt, Ranking
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -74,3 +80,24 @@ def test_no_joke_stands_on_two_sides() -> None:
 def test_split_by_text_keeps_whole_rankings() -> None:
     same = Ranking(prompt="", completions=("a", "a"), ranks=(0, 1))
     assert split_by_text([same], {"only": 1.0}, seed=0) == ({"only": [same]}, 0)
+
+
+def test_rankings_without_a_prompt_move_none_that_have_one() -> None:
+    """One of them in the file must not let prompts stand on both sides."""
+    prompted = [
+        Ranking(prompt=f"p{n % 50}", completions=(f"a{n}", f"b{n}"), ranks=(0, 1))
+        for n in range(150)
+    ]
+    alone = [Ranking(prompt="", completions=(f"x{n}", f"x{n}!"), ranks=(0, 1)) for n in range(40)]
+    mixed = [*alone[:20], *prompted, *alone[20:]]
+    sides, num_dropped = split_by_prompt_or_text(mixed, HALVES, seed=0)
+    names = list(HALVES)
+    first, second = ({r.prompt for r in sides[name] if r.prompt} for name in names)
+    assert first and second and not first & second
+    texts = [{t for r in sides[name] for t in r.completions if not r.prompt} for name in names]
+    assert all(texts) and not texts[0] & texts[1]
+    assert sum(map(len, sides.values())) + num_dropped == len(mixed) and num_dropped
+    for name in names:
+        assert sides[name] == [ranking for ranking in mixed if ranking in sides[name]]
+    only = split_by_prompt_or_text(prompted, HALVES, seed=0)
+    assert only == (split_by_prompt(prompted, lambda r: r.prompt, HALVES, 0), 0)

@@ -19,6 +19,10 @@ def test_the_world_is_rewarded_raw_and_people_by_par() -> None:
     people = replace(world, material=Material(people="people.py:ask"))
     assert resolved(rl_settings(people)).shaping.reward_shaping == "par"
     assert resolved(rl_settings(people)).kl.beta == 0.01
+    stand_in = replace(
+        world, material=Material(rankings="votes.jsonl")
+    )  # the world's people are not asked
+    assert resolved(rl_settings(stand_in)).shaping.reward_shaping == "par"
 
 
 def test_what_does_not_fit_together_is_refused_before_the_first_stage() -> None:

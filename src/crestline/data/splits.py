@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from crestline.types import BadInput, PromptText, Ranking
@@ -84,4 +84,24 @@ def split_by_text(
             sides[names.pop()].append(ranking)
         else:
             num_dropped += 1
+    return sides, num_dropped
+
+
+def split_by_prompt_or_text(
+    rankings: Sequence[Ranking], fractions: Mapping[str, float], seed: int
+) -> tuple[dict[str, list[Ranking]], int]:
+    """Rankings by side, in their order: by prompt those that have one, by text the others.
+
+    Returns: the rankings per side, and how many were dropped, by `split_by_text`.
+    Raises: BadInput for other fractions.
+    """
+    prompted = [ranking for ranking in rankings if ranking.prompt]
+    by_prompt = split_by_prompt(prompted, lambda ranking: ranking.prompt, fractions, seed)
+    others = [ranking for ranking in rankings if not ranking.prompt]
+    by_text, num_dropped = split_by_text(others, fractions, seed)
+    place = {id(ranking): number for number, ranking in enumerate(rankings)}
+    sides = {
+        name: sorted(by_prompt[name] + by_text[name], key=lambda ranking: place[id(ranking)])
+        for name in fractions
+    }
     return sides, num_dropped

@@ -19,7 +19,7 @@ from crestline.models.load import load_tokenizer
 from crestline.models.reward import load_reward_model
 from crestline.pipeline.best_of_n_files import Files, Samples, check_same, given_prompts
 from crestline.pipeline.configs import BestOfNConfig, SampleConfig
-from crestline.pipeline.sample import sample
+from crestline.pipeline.sample import write_samples
 from crestline.pipeline.screen import Screen, Silent
 from crestline.report.best_of_n_page import write_best_of_n_page
 from crestline.rewards.best_of_n import Scored, best_of_n_figures
@@ -107,7 +107,7 @@ def sampled(
         sampler=config.sampler,
         seed=config.seed,
     )
-    samples = read_samples(str(sample(settings, device=device, progress=progress)))
+    samples = read_samples(str(write_samples(settings, device=device, progress=progress)))
     check_same(prompts, samples, files.samples)
     return samples
 

@@ -26,7 +26,6 @@ from crestline.training.memory import (
     Asked,
     Estimate,
     Place,
-    changes_of,
     chosen,
     estimated,
     imitation,
@@ -37,6 +36,7 @@ from crestline.training.memory import (
 )
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import Ppo, RlConfig, resolved
+from crestline.training.savings import changes_of
 from crestline.types import Demonstration, Prompt, Ranking
 
 PROMPT_TOKENS = 256

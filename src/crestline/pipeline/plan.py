@@ -55,7 +55,9 @@ class Sources:
 
     @property
     def world_people(self) -> bool:
-        return not self.config.material.people and self.world_prompts
+        """Whether the world's simulated people answer: its prompts, and nothing that says otherwise."""
+        material = self.config.material
+        return self.world_prompts and not (material.people or material.rankings)
 
     @property
     def stand_in(self) -> bool:
@@ -103,7 +105,7 @@ class Sources:
         if self.stand_in:
             asked = "the stand-in answers: an estimate, not people"
         lines.append(("crest", f"fresh comparisons at checkpoints: {asked}"))
-        if self.world_people and not self.stand_in:
+        if self.world_people:
             lines.append(("gold", f"the hidden gold of {world}, measured after the verdict"))
         lines.append(("report", "report.html"))
         return lines

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from crestline.data.formats import read_samples
 from crestline.data.rankings import rankings_as_rows, read_rankings
 from crestline.pipeline.configs import RankConfig
 from crestline.pipeline.who import people_of
+from crestline.runs.begun import begin, check_begun
 from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
+from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.types import BadInput, People, Progress, PromptText, Ranking, silent
 
@@ -17,12 +20,28 @@ ANSWERS_PER_WRITE = 50
 
 
 def rank(config: RankConfig, *, progress: Progress = silent) -> Path:
-    """Let the people that the config names rank the samples; returns the rankings file."""
+    """Let the people that the config names rank the samples; returns the rankings file.
+
+    Raises BadInput where the file holds rankings of other samples, or asked for with other settings.
+    """
+    asked = plain(config)
+    settings = {name: asked[name] for name in ("people", "flip_probability", "seed")}
+    return write_rankings(config, progress=progress, settings=settings)
+
+
+def write_rankings(
+    config: RankConfig, *, progress: Progress, settings: Mapping[str, Any] | None = None
+) -> Path:
+    """`rank`; settings: kept beside the file and compared. None where its owner keeps them."""
     required(config, "dataset_name", "people", "output_file")
     samples = read_samples(config.dataset_name)
     people = people_of(config.people, seed=config.seed, flip_probability=config.flip_probability)
     path = Path(config.output_file)
     num_done = check_done(path, samples, people)
+    if settings and num_done:
+        check_begun(path, settings)
+    elif settings:
+        begin(path, settings)
     several = ANSWERS_PER_WRITE if people.answered_by == "simulated people" else 1
     waiting: list[Ranking] = []
     for number in range(num_done, len(samples)):

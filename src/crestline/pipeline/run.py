@@ -23,13 +23,13 @@ from crestline.data.formats import (
     texts_as_rows,
 )
 from crestline.data.rankings import rankings_as_rows, read_rankings
-from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_text
+from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_prompt_or_text
 from crestline.pipeline.configs import CrestConfig, RankConfig, RunConfig
 from crestline.pipeline.crest import Checkpoints, crest
 from crestline.pipeline.gold import write_gold
 from crestline.pipeline.plan import STAND_IN_FRACTIONS, Sources, plan, rl_settings
-from crestline.pipeline.rank import rank
-from crestline.pipeline.sample import sample
+from crestline.pipeline.rank import write_rankings
+from crestline.pipeline.sample import write_samples
 from crestline.pipeline.screen import Screen
 from crestline.pipeline.who import people_of, world_of
 from crestline.report.page import write_report
@@ -44,7 +44,7 @@ from crestline.training.reward_configs import RewardConfig, Splits
 from crestline.training.rl import rl
 from crestline.training.seeds import stream
 from crestline.training.sft import sft
-from crestline.types import BadInput, Progress, Prompt, Ranking, Verdict
+from crestline.types import BadInput, Progress, Prompt, Verdict
 
 MIN_PROMPTS = 20
 
@@ -112,7 +112,7 @@ class _Stages:
             self.do("stand_in", self.stand_in)
         self.do("rl", self.rl)
         self.do("crest", self.crest)
-        if self.sources.world_people and not self.sources.stand_in:
+        if self.sources.world_people:
             self.do("gold", self.gold)
         self.do("report", self.report)
         return build(Verdict, read_json(self.path / "verdict.json"), where="verdict.json")
@@ -158,7 +158,7 @@ class _Stages:
             self.split_rankings()
 
     def split_prompts(self) -> None:
-        """The user's prompts: a fifth, at most 512, is held out for checkpoints."""
+        """The user's prompts: a fifth, at most num_eval_prompts, is held out for checkpoints."""
         material = self.config.material
         if material.prompts:
             prompts = read_prompts(material.prompts)
@@ -183,16 +183,10 @@ class _Stages:
         write_jsonl_atomic(self.file("heldout_prompts.jsonl"), prompts_as_rows(held))
 
     def split_rankings(self) -> None:
-        """The user's rankings in three: by prompt, or by text where they have no prompt."""
+        """The user's rankings in three."""
         source = self.config.material.rankings
         rankings = read_rankings(source)
-        sides: dict[str, list[Ranking]]
-        if any(not ranking.prompt for ranking in rankings):
-            sides, _ = split_by_text(rankings, STAND_IN_FRACTIONS, self.config.seed)
-        else:
-            sides = split_by_prompt(
-                rankings, lambda ranking: ranking.prompt, STAND_IN_FRACTIONS, self.config.seed
-            )
+        sides, _ = split_by_prompt_or_text(rankings, STAND_IN_FRACTIONS, self.config.seed)
         for name, part in sides.items():
             if not part:
                 raise BadInput(
@@ -238,10 +232,10 @@ class _Stages:
             output_file=str(self.path / "samples.jsonl"),
             seed=self.config.seed,
         )
-        sample(settings, device=self.config.device, progress=progress)
+        write_samples(settings, device=self.config.device, progress=progress)
 
     def rank(self, progress: Progress) -> None:
-        rank(
+        write_rankings(
             RankConfig(
                 dataset_name=str(self.path / "samples.jsonl"),
                 people=self.people,

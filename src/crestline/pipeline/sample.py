@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from crestline.data.formats import read_prompts, samples_as_rows
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.sampling import open_sampler
 from crestline.pipeline.configs import SampleConfig
+from crestline.runs.begun import begin, check_begun
 from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
+from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.seeds import stream
 from crestline.types import BadInput, Progress, silent
@@ -19,7 +23,27 @@ COMPLETIONS_PER_BATCH = 4096
 
 
 def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
-    """Sample and return the file. Prompts that the file holds already are not sampled again."""
+    """Sample and return the file. Prompts that the file holds already are not sampled again.
+
+    Raises BadInput where the file holds samples of other prompts, or made with other settings.
+    """
+    return write_samples(config, device=device, progress=progress, settings=settings_of(config))
+
+
+def settings_of(config: SampleConfig) -> dict[str, Any]:
+    """What decides the samples of a prompt."""
+    passed_over = ("dataset_name", "dataset_train_split", "output_file")
+    return {name: value for name, value in plain(config).items() if name not in passed_over}
+
+
+def write_samples(
+    config: SampleConfig,
+    *,
+    device: str,
+    progress: Progress,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """`sample`; settings: kept beside the file and compared. None where its owner keeps them."""
     required(config, "model_name_or_path", "dataset_name", "output_file")
     rows = read_prompts(config.dataset_name, split=config.dataset_train_split)
     prompts = [row.text for row in rows]
@@ -33,6 +57,8 @@ def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = si
             f"{path} holds {others.pop()} completions of a prompt, not {config.num_generations}; "
             "choose another --output_file"
         )
+    if done and settings:
+        check_begun(path, settings)
     if len(done) >= len(prompts):
         return path
     tokenizer = load_tokenizer(config.model_name_or_path)
@@ -43,6 +69,8 @@ def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = si
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
     )
+    if settings and not done:
+        begin(path, settings)
     together = max(1, min(PROMPTS_PER_BATCH, COMPLETIONS_PER_BATCH // config.num_generations))
     for start in range(len(done), len(prompts), together):
         part = range(start, min(start + together, len(prompts)))

@@ -18,7 +18,7 @@ from crestline.data.rankings import (
     read_rankings_and_skipped,
     uninformative,
 )
-from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_text
+from crestline.data.splits import canonical_prompt, split_by_prompt_or_text
 from crestline.formulas.annotators import annotator_reliability
 from crestline.formulas.ranking import MOST_TIED, largest_upper_tie
 from crestline.runs.files import read_json, write_json, write_jsonl_atomic
@@ -77,24 +77,21 @@ def sides_of(folder: Path, config: RankedConfig) -> Sides:
 def split_rankings(config: RankedConfig) -> Sides:
     """Rankings to train on, to watch with and to test on: no prompt stands on two sides.
 
-    By prompt; where rankings have no prompt, by completion text. Raises BadInput where a side comes out empty.
+    By prompt; those that have no prompt by completion text. Raises BadInput where a side comes out empty.
     """
     split = config.dataset_train_split
     rankings, skipped = _informative(config.dataset_name, split, config.ranking_loss)
     watch, given = config.splits.watch_fraction, config.splits.eval_dataset_name
     test = 0.0 if given else config.splits.eval_fraction
     fractions = {"train": 1 - watch - test, "watch": watch, "test": test}
-    dropped, by = 0, "prompt"
+    dropped = 0
     # Of its own: rankings that were split by the same seed before would all fall on one side. The same for both
     # verbs: a reward model and DPO on the same rankings hold out the same prompts.
     seed = stream(config.seed, "reward splits")
     if not watch and not test:
         sides = {"train": rankings, "watch": [], "test": []}
-    elif any(not ranking.prompt for ranking in rankings):
-        by = "text"
-        sides, dropped = split_by_text(rankings, fractions, seed)
     else:
-        sides = split_by_prompt(rankings, lambda ranking: ranking.prompt, fractions, seed)
+        sides, dropped = split_by_prompt_or_text(rankings, fractions, seed)
     if given:
         sides["test"] = read_rankings(given, split=split)
     for name, wanted in (("train", 1.0), ("watch", watch), ("test", 1.0)):
@@ -104,10 +101,15 @@ def split_rankings(config: RankedConfig) -> Sides:
                 f"{watch + test:.0%}; give more, or --eval_dataset_name"
             )
     counts: dict[str, int | str] = {f"num_{name}_rankings": len(sides[name]) for name in sides}
-    counts |= {"split_by": by, "num_dropped_by_split": dropped}
+    counts |= {"split_by": _split_by(rankings), "num_dropped_by_split": dropped}
     counts |= {"num_skipped_rankings": skipped.num_rows, "skipped": str(skipped)}
     counts["num_repeated_rankings"] = skipped.num_repeated
     return Sides(sides["train"], sides["watch"], sides["test"], counts)
+
+
+def _split_by(rankings: Sequence[Ranking]) -> str:
+    ways = {"prompt" if ranking.prompt else "text" for ranking in rankings}
+    return " and ".join(sorted(ways))
 
 
 def _informative(source: str, split: str, config: Likelihood) -> tuple[list[Ranking], Skipped]:
