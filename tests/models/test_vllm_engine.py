@@ -68,12 +68,14 @@ class LLM:
         self,
         model: str,
         *,
+        dtype: str,
         skip_tokenizer_init: bool,
         gpu_memory_utilization: float,
         logprobs_mode: str,
         enable_prefix_caching: bool,
     ) -> None:
         assert logprobs_mode == "processed_logprobs" and 0 < gpu_memory_utilization < 1
+        assert dtype in ("float32", "bfloat16")  # "auto" would take 16 bits for 32
         self.served, self.cached = Served(model), True
 
     def apply_model(self, func: Callable[[torch.nn.Module], Any]) -> list[Any]:

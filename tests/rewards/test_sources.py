@@ -58,6 +58,35 @@ def test_a_function_without_columns_gets_those_that_it_names() -> None:
     assert FunctionReward(score, "f").judge(PLAIN, ["A", "BB"]) == [2.0, 4.0]
 
 
+@pytest.mark.parametrize("name", ["function", "who", "prompts", "completions"])
+def test_columns_may_have_any_name(name: str) -> None:
+    seen: dict[str, Any] = {}
+
+    def score(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        assert completions == ["A"] and prompts == ["one"]
+        seen.update(columns)
+        return [1.0]
+
+    assert FunctionReward(score, "f").judge([Prompt(text="one", columns={name: "x"})], ["A"]) == [1]
+    assert seen == ({} if name in ("prompts", "completions") else {name: ["x"]})
+
+
+def test_what_a_function_does_to_its_arguments_changes_nothing() -> None:
+    prompt = Prompt(text=[{"role": "user", "content": "Hi."}], columns={"tags": ["a"]})
+
+    def score(prompts: Any, completions: Any, tags: Any) -> list[float]:
+        lengths = []
+        for messages, answer, own in zip(prompts, completions, tags, strict=True):
+            messages[0]["content"] = messages[0]["content"].rstrip(".")
+            messages.append(answer[0])
+            own.append("b")
+            lengths.append(float(len(messages) + len(own)))
+        return lengths
+
+    assert FunctionReward(score, "f").judge([prompt] * 3, ["A", "B", "C"]) == [4.0] * 3
+    assert prompt == Prompt(text=[{"role": "user", "content": "Hi."}], columns={"tags": ["a"]})
+
+
 def test_chats_are_answered_by_messages_as_in_trl() -> None:
     def score(prompts: Any, completions: Any, **_: Any) -> Any:
         assert prompts == [[{"role": "user", "content": "Hi"}]]
@@ -149,7 +178,7 @@ def test_the_scale_of_the_reference() -> None:
 
 
 class Judge(BaseHTTPRequestHandler):
-    """Scores a query by its length; the first answers are what `script` says."""
+    """Scores a query by its length; the first answers are what `script` says: a status, 1 no JSON, 2 broken off."""
 
     script: list[int]
     bodies: list[dict[str, Any]]
@@ -160,8 +189,8 @@ class Judge(BaseHTTPRequestHandler):
         status = self.script.pop(0) if self.script else 200
         said: Any = {"rewards": [len(query) for query in body["query"]]}
         data = b"<html>" if status == 1 else json.dumps(said).encode()
-        self.send_response(200 if status == 1 else status)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_response(200 if status < 100 else status)
+        self.send_header("Content-Length", str(500 if status == 2 else len(data)))
         self.end_headers()
         self.wfile.write(data)
 
@@ -201,6 +230,15 @@ def test_many_texts_are_asked_in_parts(judge) -> None:
     found = client.judge(PLAIN * 300, [str(n) for n in range(600)])
     assert found == [float(3 + len(str(n))) for n in range(600)]
     assert [len(body["query"]) for body in bodies] == [256, 256, 88]
+
+
+def test_a_server_that_breaks_off_is_asked_again(judge) -> None:
+    client, bodies = judge(2)
+    assert client.judge(PLAIN, ["A", "B"]) == [4.0, 4.0] and len(bodies) == 2
+    client, bodies = judge(2, 2, 2)
+    with pytest.raises(Paused, match="does not answer: IncompleteRead"):
+        client.judge(PLAIN, ["A", "B"])
+    assert len(bodies) == 3
 
 
 def test_a_busy_server_is_asked_again(judge) -> None:

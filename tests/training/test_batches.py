@@ -239,6 +239,43 @@ def test_rloo_loss_by_hand(tiny_model) -> None:
     assert metrics["clip_ratio/region_mean"].value == (low + high) / 12 > 0
 
 
+@pytest.mark.parametrize("page", ["rloo", "grpo", "reinforce"])
+def test_fresh_samples_are_weighed_alike_whatever_the_samplers_rounding(tiny_model, page) -> None:
+    """The gradient is that of advantage times log-probability: nothing is clipped, no ratio is off 1."""
+    model, batch = tiny_model(VOCABULARY), constant_within_rows(1)
+    losses = {
+        "rloo": rloo.loss(Rloo(epsilon=0.01, epsilon_high=0.01), IN_REWARD),
+        "grpo": grpo.loss(Grpo(epsilon=0.01, epsilon_high=0.01), IN_REWARD),
+        "reinforce": reinforce.loss(Reinforce(epsilon=0.01, epsilon_high=0.01), IN_REWARD),
+    }
+    value, metrics = losses[page](model, replace(batch, is_fresh=True))
+    found = torch.autograd.grad(value, list(model.parameters()))
+    assert metrics["clip_ratio/region_mean"].value == 0
+    assert metrics["sampling/logprob_difference"].value > 0.05
+    divisor = batch.num_completions if page == "rloo" else batch.mean_trained_tokens
+    total = torch.zeros(())
+    for n, length in enumerate(LENGTHS):
+        row = batch.tokens_NT[n, :length]
+        logits = model(row[None]).logits[0, :-1] / batch.temperature
+        logprobs = logits.log_softmax(-1).gather(1, row[1:, None])[:, 0]
+        trained = batch.trained_NT[n, 1:length]
+        total = total - (logprobs * batch.advantages_NT[n, 1:length])[trained].sum() / divisor
+    expected = torch.autograd.grad(total, list(model.parameters()))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_critics_values_are_float32_under_autocast(tiny_model) -> None:
+    critic = Critic(tiny_model(VOCABULARY))
+    torch.nn.init.constant_(critic.head.bias, 10.1)
+    batch = constant_within_rows(1)
+    asked = (batch.tokens_NT, batch.lengths_N, batch.trained_NT)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        values = critic.values_before(*asked)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, torch.full_like(values, 10.1))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     "way", [PLAIN, BY_NAME["llama"], BY_NAME["packed decoder"]], ids=lambda way: way.name

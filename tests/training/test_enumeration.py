@@ -13,6 +13,7 @@ from torch import Tensor
 from crestline.formulas.kl import ESTIMATORS
 from crestline.models.critic import Critic
 from crestline.models.reference import Reference
+from crestline.training import configs, evaluation
 from crestline.training.algorithms import PAGES, experience_of
 from crestline.training.batches import padded
 from crestline.training.evaluation import exact_kl, exact_token_kl
@@ -61,6 +62,23 @@ def test_exact_kl_is_kl_of_whole_completions(tiny_model, every_completion, tempe
     assert min(found[0]) > -1e-6
     whole = exact_kl(*asked, 1000, temperature=temperature)
     np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+def test_exact_kl_takes_no_more_rows_at_once_than_training(
+    tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory of a checkpoint's answers is bounded as that of an update is: by tokens."""
+    policy, shapes = tiny_model(6), list[tuple[int, ...]]()
+
+    def watched(*asked: Any, **others: Any) -> Any:
+        shapes.append(tuple(asked[2].shape))
+        return exact_token_kl(*asked, **others)
+
+    monkeypatch.setattr(evaluation, "exact_token_kl", watched)
+    monkeypatch.setitem(configs.TOKENS_TOGETHER, "cpu", 64)
+    rows = [as_completion([1 + n % 4] * 14) for n in range(20)]
+    exact_kl(policy, Reference(policy), [[1, 2]] * 20, rows, 128)
+    assert shapes == [(4, 16)] * 5
 
 
 def test_exact_kl_to_itself_is_zero(tiny_model, every_completion) -> None:

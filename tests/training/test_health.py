@@ -120,6 +120,19 @@ def test_it_goes_on_from_its_state() -> None:
         assert second.state() == whole[1].state()
 
 
+def test_rewards_that_are_rare_are_no_reason_to_pause() -> None:
+    """Where most groups are level, most gradients are 0; the first that is not must not look like an explosion."""
+    rare = [{"grad_norm": 0.0}] * 20 + [{"grad_norm": 0.5}] * 40
+    found, watchdog, _ = looked(rare)
+    assert found is None and watchdog.norms == [0.5] * 20
+    mixed = [{"grad_norm": 0.5 * (n % 3 == 0)} for n in range(40)] + [{"grad_norm": 0.4}] * 40
+    assert looked(mixed)[0] is None
+    assert looked([*mixed, *[{"grad_norm": 16.0}] * 10])[0] == 90
+    older = Watchdog(Health())
+    older.load({**older.state(), "norms": [0.0, 0.0, 2.0]})
+    assert older.norms == [2.0]
+
+
 def test_what_is_not_finite_is_named() -> None:
     refuse_nonfinite(1, FINE)
     with pytest.raises(Unhealthy, match="update 3: reward is nan; mend what scores"):
@@ -172,6 +185,62 @@ def test_collapsed_groups_pause_and_another_patience_goes_on(task: Path, tmp_pat
     rl(replace(config, health=Health(max_collapsed_groups=1.0)))
     assert len(read_jsonl(tmp_path / "run/metrics.jsonl")) == 12
     assert not (tmp_path / "run/paused.json").exists()
+
+
+SICKENS = """
+import os
+
+def score(prompts, completions):
+    if os.path.exists(os.path.join(os.path.dirname(__file__), "sick")):
+        return [1.0] * len(completions)
+    return [float(sum(map(ord, c[0]["content"])) % 7) for c in completions]
+"""
+
+
+def sickens(task: Path, tmp_path: Path, **changes: Any) -> RlConfig:
+    """Healthy for 21 updates; then all completions get the same reward, as long as there is a file `sick`."""
+    (tmp_path / "rewards.py").write_text(SICKENS)
+    given: dict[str, Any] = {
+        "num_updates": 26,
+        "reward_model_name_or_path": "",
+        "reward_sources": RewardSources(reward_funcs=f"{tmp_path}/rewards.py:score"),
+        "health": Health(health_patience=3, max_kl_jump=0.0, max_grad_growth=0.0),
+        "checkpoints": Checkpointing(distance_step=0.02, num_eval_prompts=4),
+    }
+    return settings(task, tmp_path, **(given | changes))
+
+
+def falls_sick(folder: Path) -> Callable[..., None]:
+    def progress(update: int, num_updates: int, metrics: Any) -> None:
+        if update == 21:
+            (folder / "sick").touch()
+
+    return progress
+
+
+def test_pausing_again_loses_nothing(task: Path, tmp_path: Path) -> None:
+    config, run = sickens(task, tmp_path), tmp_path / "run"
+    with pytest.raises(Paused, match="goes on from checkpoint-20"):
+        rl(config, progress=falls_sick(tmp_path))
+    kept = list_checkpoints(run)
+    for _ in range(2):
+        with pytest.raises(Paused, match="goes on from checkpoint-20"):
+            rl(config)
+        assert list_checkpoints(run) == kept
+        assert (run / "checkpoint-20" / "optimizer.safetensors").exists()
+        assert read_jsonl(run / "metrics.jsonl")[0]["update"] == 1
+    (tmp_path / "sick").unlink()
+    rl(config)
+    assert [row["update"] for row in read_jsonl(run / "metrics.jsonl")] == list(range(1, 27))
+
+
+def test_a_beta_that_is_changed_after_a_pause_counts(task: Path, tmp_path: Path) -> None:
+    config = sickens(task, tmp_path, kl=Kl(beta=0.01, kl_place="loss"))
+    with pytest.raises(Paused):
+        rl(config, progress=falls_sick(tmp_path))
+    (tmp_path / "sick").unlink()
+    rl(replace(config, kl=Kl(beta=5.0, kl_place="loss")))
+    assert read_json(tmp_path / "run/checkpoint-26/trainer.json")["source"]["beta"] == 5.0
 
 
 def wild(task: Path, tmp_path: Path) -> RlConfig:

@@ -242,6 +242,8 @@ def test_reuse_cuts_every_pass_anew_and_keeps_groups_whole() -> None:
         for name, value in vars(batch).items()
     )
     assert Reuse(3, 1).batch(batch, 2, seed=0) is batch
+    fresh = [Reuse(2, 2).batch(batch, number, seed=0).is_fresh for number in range(4)]
+    assert fresh == [True, False, False, False]
 
 
 def test_kl_is_settled_by_the_algorithm() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from crestline.runs.files import read_json, read_jsonl
 from crestline.runs.tables import read_table
 from crestline.training.configs import Optimization
 from crestline.training.rl import rl
-from crestline.training.rl_configs import Checkpointing, Kl, RlConfig
+from crestline.training.rl_configs import (
+    Algorithm,
+    Checkpointing,
+    Grpo,
+    Kl,
+    Ppo,
+    Reinforce,
+    RlConfig,
+    Rloo,
+    resolved,
+)
 from crestline.training.seeds import stream
 from crestline.types import BadInput, Paused
 
@@ -266,3 +277,44 @@ def test_bad_input(task, material, monkeypatch, sources, complaint) -> None:
     with pytest.raises(BadInput, match=complaint):
         rl(settings(task, material, reward_sources=RewardSources(**sources)))
     assert not (material / "run").exists()
+
+
+def test_one_completion_of_one_prompt_is_enough_without_a_group(task, material) -> None:
+    sources = RewardSources(reward_funcs=f"{material}/functions.py:length")
+    alone = {"num_prompts": 1, "num_generations": 1, "num_updates": 2, "reward_sources": sources}
+    rl(settings(task, material, algorithm=Reinforce(), **alone))
+    rows = read_jsonl(material / "run/metrics.jsonl")
+    assert [row["reward_std"] for row in rows] == [0.0, 0.0]
+    assert "frac_reward_zero_std" not in rows[0]  # one alone agrees with nobody
+
+
+def test_a_critic_that_is_not_there_leaves_no_trace(task, material) -> None:
+    sources = RewardSources(reward_funcs=f"{material}/functions.py:length")
+    named = Ppo(critic_model_name_or_path=str(material / "nowhere"))
+    given = {"reward_sources": sources, "num_updates": 1}
+    with pytest.raises(BadInput, match="nowhere"):
+        rl(settings(task, material, algorithm=named, **given))
+    rl(settings(task, material, algorithm=Ppo(), **given))
+    assert len(read_jsonl(material / "run/metrics.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "flag"),
+    [
+        (Ppo(), "--normalize_advantages false"),
+        (Reinforce(), "--normalize_advantages false"),
+        (Rloo(normalize_advantages=True), "--normalize_advantages false"),
+        (Grpo(), "--scale_rewards none"),
+    ],
+)
+def test_exact_kl_in_the_reward_wants_advantages_in_its_unit(
+    algorithm: Algorithm, flag: str
+) -> None:
+    kl = Kl(beta=0.1, kl_estimator="exact", kl_place="reward")
+    with pytest.raises(BadInput, match=f"--kl_place loss, or {flag}"):
+        resolved(RlConfig(kl=kl, algorithm=algorithm))
+    resolved(RlConfig(kl=replace(kl, beta=0.0), algorithm=algorithm))
+    resolved(RlConfig(kl=replace(kl, kl_place="loss"), algorithm=algorithm))
+    name = "scale_rewards" if isinstance(algorithm, Grpo) else "normalize_advantages"
+    undivided = replace(algorithm, **{name: "none" if name == "scale_rewards" else False})
+    resolved(RlConfig(kl=kl, algorithm=undivided))

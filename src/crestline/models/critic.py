@@ -40,7 +40,8 @@ class Critic(nn.Module):
         hidden_SC = hidden_before(
             self.model, tokens_NT, lengths_N, chosen_NT, group_size=group_size
         )
-        values: Tensor = self.head(hidden_SC.to(self.head.weight.dtype))
+        with torch.autocast(hidden_SC.device.type, enabled=False):
+            values: Tensor = self.head(hidden_SC.to(self.head.weight.dtype))
         return values[:, 0].float()
 
     def tensors(self) -> dict[str, Tensor]:

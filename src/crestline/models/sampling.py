@@ -22,7 +22,7 @@ def open_sampler(
 ) -> Sampler:
     """A sampler of the policy: "auto", "ours", "transformers" or "vllm".
 
-    dtype: of products; None leaves ours the choice and transformers the weights' own, which is what vLLM always takes.
+    dtype: of products; None leaves ours the choice, and is the weights' own for the others.
     auto: ours where it computes the model exactly, else transformers' forward pass. Raises BadInput where the one that
     is named cannot serve.
     """
@@ -32,6 +32,7 @@ def open_sampler(
             tokenizer,
             max_completion_length=max_completion_length,
             temperature=temperature,
+            dtype=dtype,
         )
     return PolicySampler(
         model,

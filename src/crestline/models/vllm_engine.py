@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -25,7 +26,8 @@ MEMORY_SHARE = 0.3
 class VllmSampler:
     """Samples from a policy through vLLM, whose weights are written anew at each refresh.
 
-    model: the policy, loaded from a folder or hub name that vLLM can open too. Raises BadInput where vLLM is missing.
+    model: the policy, loaded from a folder or hub name that vLLM can open too. dtype: of vLLM's weights; None takes the
+    model's own, where vLLM by itself would take 16 bits for 32. Raises BadInput where vLLM is missing.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class VllmSampler:
         max_completion_length: int,
         temperature: float = 1.0,
         memory_share: float = MEMORY_SHARE,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.vllm = vllm_module()
         self.model, self.tokenizer = model, tokenizer
@@ -44,6 +47,7 @@ class VllmSampler:
         self.context = context_of(model)
         self.engine = self.vllm.LLM(
             model=inside(model).config._name_or_path,
+            dtype=str(dtype or next(model.parameters()).dtype).removeprefix("torch."),
             skip_tokenizer_init=True,
             gpu_memory_utilization=memory_share,
             logprobs_mode="processed_logprobs",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from numbers import Real
 from typing import Any
 
@@ -43,7 +44,7 @@ class FunctionPeople:
         passed = {k: v for k, v in columns.items() if self._takes_all or k in self._names}
         item = f"{columns.get('question_id', 'the question')} (prompt {str(prompt)[:60]!r})"
         try:
-            returned = self.function(prompt, list(completions), **passed)
+            returned = self.function(deepcopy(prompt), list(completions), **passed)
         except Exception as error:
             raise Paused(
                 f"{self.description} failed on {item}: {type(error).__name__}: {error}; the answers "

@@ -8,18 +8,23 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from numbers import Real
 from typing import Any
 
 from crestline.models.text import render_prompt
 from crestline.types import BadInput, Paused, Prompt
 
+OURS = ("prompts", "completions")
+"""Names of arguments; columns of these names are not handed on."""
+
 
 class FunctionReward:
     """f(prompts, completions, **columns) -> list[float | None], as TRL calls it.
 
     Where prompts are chats, completions are lists of one assistant message. columns: the other columns of the
-    prompts, a list each; a function without **columns gets those that it names.
+    prompts, a list each; a function without **columns gets those that it names. Everything is a copy: what the
+    function does to it changes nothing.
     """
 
     def __init__(self, function: Callable[..., Any], description: str) -> None:
@@ -32,9 +37,9 @@ class FunctionReward:
     def judge(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float | None]:
         """What the function says. Raises Paused if it fails, BadInput if it returns no list of numbers."""
         passed = {
-            name: [prompt.columns.get(name) for prompt in prompts]
+            name: [deepcopy(prompt.columns.get(name)) for prompt in prompts]
             for name in sorted({name for prompt in prompts for name in prompt.columns})
-            if self._takes_all or name in self._names
+            if (self._takes_all or name in self._names) and name not in OURS
         }
         answered = [
             text if isinstance(prompt.text, str) else [{"role": "assistant", "content": text}]
@@ -43,7 +48,7 @@ class FunctionReward:
         returned = called(
             self.function,
             self.description,
-            prompts=[prompt.text for prompt in prompts],
+            prompts=[deepcopy(prompt.text) for prompt in prompts],
             completions=answered,
             **passed,
         )
@@ -81,7 +86,7 @@ def queries_of(
     return {
         "queries": [text + said for text, said in zip(rendered, completions, strict=True)],
         "prompts": rendered,
-        "labels": [prompt.columns.get(label_key, "") for prompt in prompts],
+        "labels": [deepcopy(prompt.columns.get(label_key, "")) for prompt in prompts],
     }
 
 
@@ -94,7 +99,7 @@ def rewards_in(returned: Any, who: str) -> Any:
     return returned["rewards"]
 
 
-def called(function: Callable[..., Any], who: str, **arguments: Any) -> Any:
+def called(function: Callable[..., Any], who: str, /, **arguments: Any) -> Any:
     """What the function returns. Raises Paused with its error if it fails."""
     try:
         return function(**arguments)

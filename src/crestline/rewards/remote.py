@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from typing import Any
 
 from crestline.rewards.functions import numbers, queries_of, rewards_in
@@ -58,8 +59,8 @@ class RemoteReward:
                     raise BadInput(f"--remote_rm_url {self.url} {said}") from None
             except json.JSONDecodeError as error:
                 raise BadInput(f"--remote_rm_url {self.url} answers no JSON: {error}") from None
-            except OSError as error:  # refused, unreachable, too slow
-                said = f"does not answer: {getattr(error, 'reason', error)}"
+            except (OSError, HTTPException) as error:  # refused, unreachable, too slow, broken off
+                said = f"does not answer: {getattr(error, 'reason', None) or error or type(error).__name__}"
             if pause is not None:
                 time.sleep(pause)
         raise Paused(

@@ -71,6 +71,7 @@ class Experience:
     samples. max_completion_length: tokens that a completion could have had.
     beta: weight of KL in the loss. temperature: what the logits were divided by when sampling.
     group_size: so many neighbouring rows answer the same prompt, which is then read once.
+    is_fresh: the weights are still those that sampled.
     """
 
     tokens_NT: Tensor
@@ -86,6 +87,7 @@ class Experience:
     beta: float = 0.0
     temperature: float = 1.0
     group_size: int = 1
+    is_fresh: bool = False
 
     def parts(self, size: int) -> Iterator[Self]:
         """Whole groups, or even shares of a group where a group is more than `size`; a group of many tokens stays

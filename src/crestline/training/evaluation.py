@@ -20,6 +20,7 @@ from crestline.models.policy import logits_in_parts
 from crestline.models.reference import Reference
 from crestline.rewards.sources import Reward
 from crestline.training.batches import padded, row_slices
+from crestline.training.configs import rows_together
 from crestline.types import Completion, Prompt, Sampler
 
 
@@ -100,7 +101,9 @@ def exact_kl(
     device = next(policy.parameters()).device
     kl_N: list[float] = []
     entropy_N: list[float] = []
-    for part in row_slices(len(prompts), micro_batch_size):
+    widths = [len(p) + len(c.tokens) for p, c in zip(prompts, completions, strict=True)]
+    together = rows_together(micro_batch_size, max(widths, default=1), device.type)
+    for part in row_slices(len(prompts), together):
         rows = [
             [*prompt, *completion.tokens]
             for prompt, completion in zip(prompts[part], completions[part], strict=True)

@@ -98,9 +98,8 @@ class Reuse:
     def batch(self, experience: Experience, number: int, seed: int) -> Experience:
         """What update `number` (from 0) of a set of samples trains on; seed: the set's own."""
         iteration, piece = divmod(number, self.num_mini_batches)
-        return mini_batches(experience, self.num_mini_batches, stream(seed, "pass", iteration))[
-            piece
-        ]
+        parts = mini_batches(experience, self.num_mini_batches, stream(seed, "pass", iteration))
+        return parts[piece] if number else replace(parts[piece], is_fresh=True)
 
 
 def as_state(experience: Experience) -> dict[str, Any]:

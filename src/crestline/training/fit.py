@@ -125,9 +125,22 @@ def fit(
 
 
 def good_checkpoint(folder: Path, watchdog: Watchdog | None) -> int:
-    """The latest checkpoint that has proved good; where nobody watches, the latest. 0 if there is none."""
+    """The latest checkpoint to go on from that has proved good; where nobody watches, the latest. 0 if there is none.
+
+    Where none has, the earliest: an earlier pause went back to it, since it had.
+    """
     bound = watchdog.verified if watchdog else 1 << 62
-    return max((update for update in list_checkpoints(folder) if update <= bound), default=0)
+    found = resumable(folder)
+    return max((update for update in found if update <= bound), default=min(found, default=0))
+
+
+def resumable(folder: Path) -> list[int]:
+    """Checkpoints that training can go on from; of others the weights alone were kept."""
+    return [
+        update
+        for update in list_checkpoints(folder)
+        if (checkpoint_path(folder, update) / "optimizer.safetensors").exists()
+    ]
 
 
 def rolled_back(folder: Path, error: Unhealthy, watchdog: Watchdog | None) -> Paused:
@@ -143,12 +156,7 @@ def rolled_back(folder: Path, error: Unhealthy, watchdog: Watchdog | None) -> Pa
 def resume(folder: RunFolder, learner: Learner, keepers: Mapping[str, Keeper]) -> int:
     """Take up the latest checkpoint, cut what was written after it, and return its update (0 if none)."""
     clean_temporary(folder.path)
-    resumable = [
-        update
-        for update in list_checkpoints(folder.path)
-        if (checkpoint_path(folder.path, update) / "optimizer.safetensors").exists()
-    ]
-    start = max(resumable, default=0)
+    start = max(resumable(folder.path), default=0)
     folder.cut_to(start)
     for update in list_checkpoints(folder.path):
         if update > start:

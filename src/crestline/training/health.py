@@ -66,7 +66,8 @@ class Health:
 class Watchdog:
     """Looks at every update's metrics; its state travels in the checkpoints.
 
-    verified: the latest update whose weights have proved good: the update after it looked healthy.
+    verified: the latest update whose weights have proved good: the update after it looked healthy. norms: recent ones
+    of gradients that were not 0; where rewards are rare, most are.
     """
 
     def __init__(self, config: Health) -> None:
@@ -91,7 +92,7 @@ class Watchdog:
                 raise Unhealthy(update, what, advice)
         if not any(self.streaks.values()):
             self.verified = update - 1
-        if "grad_norm" in metrics and not self.streaks.get("gradient"):
+        if metrics.get("grad_norm") and not self.streaks.get("gradient"):
             self.norms = [*self.norms[-RECENT + 1 :], metrics["grad_norm"]]
         if "kl" in metrics and not self.streaks.get("kl"):
             self.kls = [*self.kls[-LOOKS + 1 :], metrics["kl"]]
@@ -157,7 +158,8 @@ class Watchdog:
     def load(self, state: dict[str, Any]) -> None:
         self.verified, self.streaks = state["verified"], dict(state["streaks"])
         self.first = dict(state["first"])
-        self.norms, self.kls = list(state["norms"]), list(state["kls"])
+        self.norms = [norm for norm in state["norms"] if norm]  # older versions kept zeros
+        self.kls = list(state["kls"])
 
 
 def refuse_nonfinite(update: int, metrics: Mapping[str, float]) -> None:

@@ -105,20 +105,22 @@ def gathered(
 
     sampler = sampler_of(policy, config.sampler)  # as yet it samples from the reference
     sampler.encode([prompt.text for prompt in (*train, *held)])
-    reward = reward_of(config, tokenizer, device, folder=folder, reference=sampler, prompts=held)
+    critic = critic_of(config, policy, device)
     of_reference = None
     if config.shaping.reward_shaping != "raw":
         # a second vLLM would take as much of the GPU again, and could not switch adapters off
         kind = "auto" if config.sampler == "vllm" else config.sampler
         with reference.asked() as model:
             of_reference = sampler_of(model, kind)
+    # the last: it may write the scale of its scores, and what cannot be loaded must leave no trace
+    reward = reward_of(config, tokenizer, device, folder=folder, reference=sampler, prompts=held)
     return Cast(
         policy=policy,
         reference=reference,
         sampler=sampler,
         reference_sampler=of_reference,
         reward=reward,
-        critic=critic_of(config, policy, device),
+        critic=critic,
     )
 
 

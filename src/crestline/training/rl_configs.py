@@ -197,9 +197,28 @@ def resolved(config: RlConfig) -> RlConfig:
     beta = kl.beta
     if beta is None:
         beta = BETA_OF_PAR if shaping.reward_shaping == "par" else 0.0
+    if (
+        beta
+        and kl.kl_estimator == "exact"
+        and kl.kl_place == "reward"
+        and divides(config.algorithm)
+    ):
+        is_grpo = isinstance(config.algorithm, Grpo)
+        raise BadInput(
+            "--kl_estimator exact in the reward: half of it is in the loss, and advantages that are divided by their "
+            "deviation would weigh the halves differently; give --kl_place loss, or "
+            + ("--scale_rewards none" if is_grpo else "--normalize_advantages false")
+        )
     if kl.kl_target and not beta:
         raise BadInput("--kl_target steers --beta from where it begins; give a --beta above 0")
     return replace(config, kl=replace(kl, beta=beta), shaping=shaping)
+
+
+def divides(algorithm: Algorithm) -> bool:
+    """Whether advantages, and with them what the reward charges for KL, are divided by a standard deviation."""
+    if isinstance(algorithm, Grpo):
+        return algorithm.scale_rewards != "none"
+    return algorithm.normalize_advantages
 
 
 def in_loss(kl: Kl) -> bool:

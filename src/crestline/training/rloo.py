@@ -18,7 +18,7 @@ from crestline.training.batches import Experience, Mean
 from crestline.training.experience import Rollout, spread_over_tokens
 from crestline.training.learner import Loss
 from crestline.training.rl_configs import Rloo
-from crestline.training.surrogate import Surrogate, clip_metrics
+from crestline.training.surrogate import Surrogate, clip_metrics, from_sampling
 
 
 def advantages(config: Rloo, rollout: Rollout) -> Tensor:
@@ -35,8 +35,9 @@ def loss(config: Rloo, surrogate: Surrogate) -> Loss:
     def of_part(model: Any, part: Experience) -> tuple[Tensor, dict[str, Mean]]:
         logprobs_S, kl_S = surrogate.said(model, part)
         row_S = part.trained_NT.nonzero()[:, 0]
-        logprobs_N = logprobs_S.new_zeros(len(part.tokens_NT)).index_add(0, row_S, logprobs_S)
-        old_N = (part.old_logprobs_NT * part.trained_NT).sum(1)
+        none_N = logprobs_S.new_zeros(len(part.tokens_NT))
+        logprobs_N = none_N.index_add(0, row_S, logprobs_S)
+        old_N = none_N.index_add(0, row_S, surrogate.old(logprobs_S, part))
         first_N = part.trained_NT.long().argmax(1, keepdim=True)
         advantages_N = part.advantages_NT.gather(1, first_N)[:, 0]
         loss_N = clipped_ratio_loss(
@@ -47,8 +48,7 @@ def loss(config: Rloo, surrogate: Surrogate) -> Loss:
             clip_high=config.epsilon_high,
         )
         metrics = clip_metrics(logprobs_N.detach(), old_N, advantages_N, config)
-        gap_S = (logprobs_S.detach() - part.old_logprobs_NT[part.trained_NT]).abs()
-        metrics["sampling/logprob_difference"] = Mean(float(gap_S.sum()), len(gap_S))
+        metrics |= from_sampling(logprobs_S, part)
         total: Tensor = loss_N.sum() + kl_S.sum()
         return total / part.num_completions, metrics
 

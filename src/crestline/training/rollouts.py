@@ -88,6 +88,7 @@ class RlSource:
         critic = self.cast.critic.tensors() if self.cast.critic else {}
         return {
             "beta": self.beta,
+            "given_beta": self.kl.beta,
             "reference_scores": self.reference_scores_RM,
             **{f"shaper.{name}": value for name, value in self.shaper.state().items()},
             **{f"held.{name}": value for name, value in held.items()},
@@ -95,7 +96,8 @@ class RlSource:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.beta = state["beta"]
+        if self.kl.kl_target and state.get("given_beta", self.kl.beta) == self.kl.beta:
+            self.beta = state["beta"]
         self.reference_scores_RM = state["reference_scores"]
         self.shaper.load(under("shaper", state))
         held = under("held", state)
@@ -317,12 +319,14 @@ def summary(
 ) -> dict[str, float]:
     """The metrics of a set of samples under TRL's names; entropy: of the sampled tokens, nats a token."""
     lengths = [len(completion.tokens) for completion in completions]
-    spread_P = rewards_N.view(-1, group if group > 1 else len(rewards_N)).std(1)
+    rewards_PG = rewards_N.view(-1, group if group > 1 else len(rewards_N))
+    alone = rewards_PG.shape[1] == 1
+    spread_P = rewards_PG.new_zeros(len(rewards_PG)) if alone else rewards_PG.std(1)
     surprise = -sum(sum(completion.logprobs) for completion in completions)
     return {
         "reward": float(rewards_N.mean()),
         "reward_std": float(spread_P.mean()),
-        "frac_reward_zero_std": float((spread_P == 0).float().mean()),
+        **({} if alone else {"frac_reward_zero_std": float((spread_P == 0).float().mean())}),
         "objective/scores": float(np.mean(calibrated)),
         "entropy": surprise / sum(lengths),
         "completions/mean_length": float(np.mean(lengths)),

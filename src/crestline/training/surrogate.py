@@ -71,10 +71,15 @@ class Surrogate:
         with self.reference.asked() as model:
             return logits_before(model, *place, group_size=part.group_size).float()
 
+    def old(self, logprobs_S: Tensor, part: Experience) -> Tensor:
+        """Log-probability [S] of each trained token that ratios are taken to: the sampler's. While the weights are
+        still those that sampled, the learner's own, so that rounding between the two clips and weighs nothing."""
+        return logprobs_S.detach() if part.is_fresh else part.old_logprobs_NT[part.trained_NT]
+
     def token_losses(self, model: Any, part: Experience, clip: Clip) -> tuple[Tensor, Metrics]:
         """Clipped surrogate plus KL of each trained token, [S], and the metrics of clipping."""
         logprobs_S, kl_S = self.said(model, part)
-        old_S = part.old_logprobs_NT[part.trained_NT]
+        old_S = self.old(logprobs_S, part)
         advantages_S = part.advantages_NT[part.trained_NT]
         loss_S = clipped_ratio_loss(
             logprobs_S,
@@ -83,16 +88,13 @@ class Surrogate:
             clip_low=clip.epsilon,
             clip_high=clip.epsilon_high,
         )
-        return loss_S + kl_S, clip_metrics(logprobs_S.detach(), old_S, advantages_S, clip)
+        metrics = clip_metrics(logprobs_S.detach(), old_S, advantages_S, clip)
+        return loss_S + kl_S, metrics | from_sampling(logprobs_S, part)
 
 
 @torch.no_grad()
 def clip_metrics(logprobs: Tensor, old: Tensor, advantages: Tensor, clip: Clip) -> Metrics:
-    """Shares of tokens, or of completions, whose clip holds, and how far log-probabilities are from sampling.
-
-    All one shape [S] or [N]. The distance is that of the sampler's arithmetic in the first update of a set of
-    samples, and that of the policy's movement in later ones.
-    """
+    """Shares of tokens, or of completions, whose clip holds. All one shape [S] or [N]."""
     ratio = torch.exp(logprobs - old)
     low = (ratio < 1 - clip.epsilon) & (advantages < 0)
     high = (ratio > 1 + clip.epsilon_high) & (advantages > 0)
@@ -101,5 +103,12 @@ def clip_metrics(logprobs: Tensor, old: Tensor, advantages: Tensor, clip: Clip) 
         "clip_ratio/low_mean": Mean(float(low.sum()), count),
         "clip_ratio/high_mean": Mean(float(high.sum()), count),
         "clip_ratio/region_mean": Mean(float((low | high).sum()), count),
-        "sampling/logprob_difference": Mean(float((logprobs - old).abs().sum()), count),
     }
+
+
+@torch.no_grad()
+def from_sampling(logprobs_S: Tensor, part: Experience) -> Metrics:
+    """How far log-probabilities are from those when sampled: by the sampler's arithmetic in the first update of a set
+    of samples, by the policy's movement too in later ones."""
+    gap_S = (logprobs_S - part.old_logprobs_NT[part.trained_NT]).abs()
+    return {"sampling/logprob_difference": Mean(float(gap_S.sum()), len(gap_S))}
