@@ -1,10 +1,14 @@
 """Texts, prompts, demonstrations and samples: read, refused with the line, and read back."""
 
+import datetime
 import doctest
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -202,3 +206,32 @@ def test_any_row_is_read_or_refused_in_one_line(tmp_path: Path, row: dict[str, A
             read(source)
         except BadInput as error:
             assert "\n" not in str(error)
+
+
+def test_messages_count_where_the_other_columns_are_empty(tmp_path: Path) -> None:
+    """As in UltraChat, and in a Parquet of rows of both kinds, where what a row lacks is null."""
+    both = [
+        {"prompt": "Hi", "prompt_id": "x", "messages": [USER, ANSWER]},
+        {"prompt": None, "completion": None, "messages": [USER, ANSWER]},
+        {"prompt": "Hi", "completion": "Hello", "messages": None},
+    ]
+    found = read_demonstrations(write(tmp_path, *both))
+    assert [row.completion for row in found] == ["Hello"] * 3
+    texts = [{"text": None, "messages": [USER, ANSWER]}, {"text": "a", "messages": None}]
+    assert read_texts(write(tmp_path, *texts)) == ["Hi\n\nHello", "a"]
+    with pytest.raises(BadInput, match="text is null"):
+        read_texts(write(tmp_path, {"text": None, "messages": None}))
+
+
+def test_dates_and_decimals_beside_prompts_become_text(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.parquet"
+    when = datetime.datetime(2024, 1, 2, 3, 4)
+    values = {"prompt": "p", "when": when, "more": {"day": when.date(), "cost": Decimal("1.50")}}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([values]), path)
+    found = read_prompts(str(path))
+    more = {"day": "2024-01-02", "cost": "1.50"}
+    assert found[0].columns == {"when": "2024-01-02T03:04:00", "more": more}
+    json.dumps(prompts_as_rows(found))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "p", "image": b"x"}]), path)
+    with pytest.raises(BadInput, match=r"column 'image': .*bytes.*; leave that column out"):
+        prompts_as_rows(read_prompts(str(path)))

@@ -214,3 +214,15 @@ def test_a_bucket_that_is_not_named(tmp_path: Path) -> None:
     row = ranker({"good": ["llm_1"], "bad": ["llm_2"]})
     with pytest.raises(BadInput, match="--buckets does not name 'bad'"):
         read(tmp_path, row, buckets=("good",))
+
+
+def test_in_a_table_every_value_has_all_keys(tmp_path: Path) -> None:
+    """Parquet fills what a result lacks with null; its type still says what it is."""
+    choice = {
+        "from_name": "why",
+        "type": "choices",
+        "value": {"choices": ["style"], "selected": None},
+    }
+    side = {**result({"selected": "left", "choices": None}), "type": "pairwise"}
+    reading = read(tmp_path, task(PAIR, annotation(choice, side)))
+    assert [r.completions for r in reading.rankings] == [("Paris", "London")]

@@ -119,3 +119,19 @@ def test_a_shared_template_among_many_rows_is_fast_and_finds_what_it_should() ->
     found = most_similar(old, [*new, "Write me a short joke about a thing and a wasp please"], 0.8)
     assert time.process_time() - began < 10
     assert [(i, similarity) for i, _, similarity in found] == [(n, 1.0) for n in range(len(new))]
+
+
+def test_a_system_message_that_all_share_is_no_leak() -> None:
+    system = {"role": "system", "content": " ".join(f"rule{n}" for n in range(150))}
+
+    def asked(words: str) -> Ranking:
+        return ranking([system, {"role": "user", "content": words}])
+
+    train = [asked(f"one{n} two{n} three{n} four{n} five{n}") for n in range(20)]
+    test = [asked(f"six{n} seven{n} eight{n} nine{n} ten{n}") for n in range(20)]
+    assert not any(find_leaks(train, test, threshold=0.8).leaking)
+    assert find_leaks(train, [asked("one3, two3 three3 FOUR3 five3!")], threshold=0.8).leaking == (
+        True,
+    )
+    alone = [ranking([system]), ranking([{**system, "content": "quite another rule"}])]
+    assert find_leaks(alone[:1], alone, threshold=0.8).leaking == (True, False)

@@ -431,3 +431,59 @@ def test_real_four_way_rankings(tmp_path: Path) -> None:
     given = Counter((r.prompt, *r.completions) for r in read_rankings(pairs))
     assert len(given - taken) == 2616 - len(prepared) == 72
     assert not taken - given
+
+
+def asked(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "begins", "expected"),
+    [
+        ([asked("1")], [said("A"), asked("2")], [asked("1"), said("A"), asked("2")]),
+        ([SYSTEM, asked("1")], [asked("1")], [SYSTEM, asked("1")]),
+        ([SYSTEM, asked("1")], [SYSTEM, asked("1")], [SYSTEM, asked("1")]),
+        ([asked("1")], [asked("1")], [asked("1")]),
+        ("1", [SYSTEM, asked("1")], [SYSTEM, asked("1")]),
+    ],
+)
+def test_nothing_of_a_prompt_is_lost(
+    tmp_path: Path, prompt: Any, begins: Any, expected: Any
+) -> None:
+    """Completions of several turns, and dialogues that repeat the prompt without its system message."""
+    row = {"prompt": prompt, "chosen": [*begins, said("a")], "rejected": [*begins, said("b")]}
+    (found,) = read_rankings(write(tmp_path, row))
+    assert (found.prompt, found.completions) == (expected, ("a", "b"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("more", [{}, {"prompt": "\n\nHuman: Hi\n\nAssistant:"}])
+def test_transcripts_with_line_ends_of_windows(tmp_path: Path, end: str, more: Any) -> None:
+    row = {name: hh("Hi", f"a{end}{name}").replace("\n\n", 2 * end) for name in SIDES}
+    more = {name: value.replace("\n\n", 2 * end) for name, value in more.items()}
+    (found,) = read_rankings(write(tmp_path, {**row, **more}))
+    assert found.prompt == [USER] and found.completions == (f"a{end}chosen", f"a{end}rejected")
+
+
+def test_a_transcript_beside_a_plain_text_is_no_pair(tmp_path: Path) -> None:
+    rows = [
+        {"chosen": hh("Hi", "a"), "rejected": "Human: Hi\nAssistant: b"},
+        {"chosen": "a", "rejected": "b"},
+    ]
+    found, skipped = read_rankings_and_skipped(write(tmp_path, *rows))
+    assert [r.completions for r in found] == [("a", "b")] and skipped.num_diverging == 1
+
+
+def test_whole_numbers_that_a_table_made_floats_are_names(tmp_path: Path) -> None:
+    rows = [{"chosen": "a", "rejected": "b", "annotator": name} for name in (7.0, None, 8)]
+    assert [r.annotator for r in read_rankings(write(tmp_path, *rows))] == ["7", "", "8"]
+    with pytest.raises(BadInput, match=r"annotator is number 7\.5"):
+        read_rankings(write(tmp_path, {**rows[0], "annotator": 7.5}))
+
+
+def test_k_way_rows_may_have_data_of_their_own(tmp_path: Path) -> None:
+    row = {"prompt": "p", "data": {"id": 1}, "completions": [entry(0, "a"), entry(1, "b")]}
+    assert read_rankings(write(tmp_path, row))[0].completions == ("a", "b")

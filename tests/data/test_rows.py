@@ -271,3 +271,47 @@ def test_damaged_parquet_gives_rows_or_bad_input(tmp_path: Path, at: int, byte: 
         read_rows(str(path))
     except BadInput as error:
         assert "\n" not in str(error)
+
+
+def test_caches_of_datasets_are_no_data(tmp_path: Path) -> None:
+    from datasets import Dataset, load_from_disk
+
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    saved = load_from_disk(str(tmp_path / "saved"))
+    mapped = saved.map(lambda row: {"n": row["n"] + "!"})
+    mapped.filter(lambda row: row["n"] == "1!")
+    assert len(list((tmp_path / "saved").glob("*.arrow"))) > 1
+    assert [row.values for row in read_rows(str(tmp_path / "saved"))] == ROWS
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"state\.json: does not say which files"):
+        read_rows(str(tmp_path / "saved"))
+
+
+def test_both_kinds_of_arrow_files(tmp_path: Path) -> None:
+    table, path = pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.arrow"
+    for opened in (pyarrow.ipc.new_file, pyarrow.ipc.new_stream):
+        with opened(str(path), table.schema) as writer:
+            writer.write_table(table)
+        assert [row.values for row in read_rows(str(path))] == ROWS
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "[{'role': 'user', 'content': 'Hi'}]",
+        "[{'content': 'Hi', 'role': 'user'}\n {'role': 'assistant'}]",
+        '[{"role": "user", "content": "H',
+    ],
+)
+def test_chats_in_csv_that_are_no_json_are_refused(tmp_path: Path, cell: str) -> None:
+    quoted = '"' + cell.replace('"', '""') + '"'
+    found = refusal(tmp_path / "rows.csv", f"prompt,chosen\np,a\np,{quoted}\n")
+    assert found.startswith("FILE:3: chosen begins like chat messages and is no JSON")
+
+
+def test_chats_in_csv_may_say_more_than_role_and_content(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Hi", "name": "bob"}]
+    path = tmp_path / "rows.csv"
+    quoted = json.dumps(chat).replace('"', '""')
+    path.write_text(f'prompt\n"{quoted}"\n"[{{x}}]"\n')
+    assert [row.values["prompt"] for row in read_rows(str(path))] == [chat, "[{x}]"]

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from crestline.data.columns import dense
 from crestline.data.rankings import read_rankings
 from crestline.data.writers import Format, Lost, csv_text, write_rows
-from crestline.types import BadInput, Message, Ranking
+from crestline.types import BadInput, Message, PromptText, Ranking
 
 USER = {"role": "user", "content": "Hi"}
 ODD = ["", " ", "a,b", 'say "x"', "line\r\nbreak", "\u2028", "ü", "[{", "\n\nHuman: no", "true"]
@@ -88,18 +88,29 @@ def in_pairs(ranking: Ranking, with_ties: bool = False) -> list[Ranking]:
     return pairs
 
 
-def account(rankings: Sequence[Ranking], with_ties: bool = False) -> dict[str, int]:
-    """What pairs lose, counted from the rankings."""
+def account(
+    rankings: Sequence[Ranking],
+    with_ties: bool = False,
+    *,
+    fits: Callable[[Ranking], bool] = lambda pair: True,
+    as_chats: bool = False,
+) -> dict[str, int]:
+    """What pairs lose, counted from the rankings. fits: whether the format holds a pair; as_chats: only chats."""
     count: Counter[str] = Counter()
     for ranking in rankings:
         pairs = in_pairs(ranking, with_ties)
         if not with_ties:
             count["num_ties"] += len(in_pairs(ranking, True)) - len(pairs)
         count["num_not_ranked"] += ranking.ranks.count(None)
-        count["num_unwritten"] += not pairs
-        if len(ranking.ranks) > 2 and pairs:
+        written = [pair for pair in pairs if fits(pair)]
+        count["num_unspeakable"] += len(pairs) - len(written)
+        count["num_unwritten"] += not written
+        if len(ranking.ranks) > 2 and written:
             count["num_expanded"] += 1
-            count["num_pairs"] += len(pairs)
+            count["num_pairs"] += len(written)
+        if as_chats and written:
+            count["num_plain_prompts"] += isinstance(ranking.prompt, str)
+            count["num_system"] += sum(m["role"] == "system" for m in as_chat(ranking).prompt)
     return dict(count)
 
 
@@ -140,9 +151,7 @@ def alternating(pair: Ranking) -> Ranking:
 def test_rewardbench_holds_chats_in_turn(tmp_path: Path, rankings: list[Ranking]) -> None:
     pairs = [pair for ranking in rankings for pair in in_pairs(ranking)]
     chats = [as_chat(pair).prompt for pair in pairs]
-    counted = account(rankings)
-    counted["num_plain_prompts"] = sum(isinstance(pair.prompt, str) for pair in pairs)
-    counted["num_system"] = sum(m["role"] == "system" for chat in chats for m in chat)
+    counted = account(rankings, as_chats=True)
     counted["num_merged"] = sum(len(chat) > 1 for chat in chats)
     found = again(tmp_path, rankings, "rewardbench")
     assert found == ([alternating(pair) for pair in pairs], Lost(**counted))
@@ -153,7 +162,10 @@ def test_rewardbench_needs_a_person_to_begin(tmp_path: Path) -> None:
     pair = Ranking(prompt=[USER, said, USER], completions=("a", "b"), ranks=(0, 1))
     assert again(tmp_path, [pair], "rewardbench") == ([pair], Lost())
     begun = replace(pair, prompt=[said, USER])
-    assert again(tmp_path, [pair, begun], "rewardbench") == ([pair], Lost(num_unspeakable=1))
+    assert again(tmp_path, [pair, begun], "rewardbench") == (
+        [pair],
+        Lost(num_unspeakable=1, num_unwritten=1),
+    )
 
 
 def turns(pair: Ranking) -> list[str]:
@@ -176,14 +188,13 @@ def stripped(pair: Ranking) -> Ranking:
 @given(rankings=RANKINGS)
 def test_hh_holds_transcripts(tmp_path: Path, rankings: list[Ranking]) -> None:
     pairs = [pair for ranking in rankings for pair in in_pairs(ranking)]
-    fit = [pair for pair in pairs if not any("\n\nHuman:" in text for text in turns(pair))]
-    counted = account(rankings)
-    counted |= {
-        "num_plain_prompts": sum(isinstance(pair.prompt, str) for pair in fit),
-        "num_unspeakable": len(pairs) - len(fit),
-        "num_stripped": sum(turns(pair) != turns(stripped(pair)) for pair in fit),
-        "num_system": sum(m["role"] == "system" for p in fit for m in as_chat(p).prompt),
-    }
+
+    def fits(pair: Ranking) -> bool:
+        return not any("\n\nHuman:" in text for text in turns(pair))
+
+    fit = [pair for pair in pairs if fits(pair)]
+    counted = account(rankings, fits=fits, as_chats=True)
+    counted["num_stripped"] = sum(turns(pair) != turns(stripped(pair)) for pair in fit)
     assert again(tmp_path, rankings, "hh") == ([stripped(p) for p in fit], Lost(**counted))
 
 
@@ -194,8 +205,8 @@ def test_losses_in_words() -> None:
     ]
     assert str(write_rows(rankings, "hh")[1]) == (
         "1 rankings of more than two written as 2 pairs, 2 ties not written, "
-        "1 completions without a rank not written, 1 rankings that prefer nothing not written, "
-        "2 plain prompts written as a person's message"
+        "1 completions without a rank not written, 1 rankings not written at all, "
+        "1 plain prompts written as a person's message"
     )
     assert str(write_rows(rankings, "nemo")[1]) == "nothing"
 
@@ -324,3 +335,27 @@ def test_a_damaged_row_is_read_or_refused_in_one_line(tmp_path: Path, data: st.D
         read_rankings(str(file), keep_all=True)
     except BadInput as error:
         assert "\n" not in str(error) and str(file) in str(error)
+
+
+def test_what_is_lost_of_rankings_is_counted_once_each(tmp_path: Path) -> None:
+    def four(prompt: PromptText, *texts: str) -> Ranking:
+        return Ranking(prompt=prompt, completions=texts, ranks=(0, 1, 2, 3))
+
+    held, not_held = four("p", *"abcd"), four("p\n\nHuman: q", *"abcd")
+    assert write_rows([held, not_held], "hh")[1] == Lost(
+        num_expanded=1, num_pairs=6, num_plain_prompts=1, num_unspeakable=6, num_unwritten=1
+    )
+    asked = four([{"role": "system", "content": "s"}, USER], *"abcd")
+    lost = write_rows([asked], "rewardbench")[1]
+    assert (lost.num_system, lost.num_pairs, lost.num_merged) == (1, 6, 6)
+
+
+def test_csv_leaves_out_texts_that_would_be_read_as_chats(tmp_path: Path) -> None:
+    chat = '[{"role": "user", "content": "x"}]'
+    plain = Ranking(prompt="p", completions=("a", "b"), ranks=(0, 1))
+    for text in (chat, chat.replace('"', "'"), '[{"role": "user", "con'):
+        odd = replace(plain, completions=(text, "no"))
+        assert again(tmp_path, [odd, plain], "csv") == (
+            [plain],
+            Lost(num_unspeakable=1, num_unwritten=1),
+        )

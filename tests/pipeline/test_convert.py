@@ -95,7 +95,7 @@ def test_the_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "skipped: 1 whose dialogues part too early; kept: 1 that repeat an earlier one",
         f"wrote 4 rows to {target} as trl",
         "lost: 2 rankings of more than two written as 4 pairs, 3 ties not written, "
-        "1 rankings that prefer nothing not written",
+        "1 rankings not written at all",
         "not read: model (1 rows)",
     ]
     assert main([*words, "--keep_all", "false", "--overwrite"]) == 0

@@ -18,8 +18,9 @@ import pytest
 
 from crestline.cli.main import main
 from crestline.serve.address import is_local, listen, url
+from crestline.serve.configs import RewardServeConfig
 from crestline.serve.requests import text_hash
-from crestline.serve.server import RewardServer
+from crestline.serve.server import RewardServer, with_key
 from crestline.types import BadInput
 
 
@@ -228,3 +229,15 @@ assert "torch" not in sys.modules and "fastapi" not in sys.modules
         if name not in line
     ] == []
     assert time.perf_counter() - began < 5  # well below a second on an idle machine
+
+
+@pytest.mark.parametrize(("key", "told"), [("k\u00e9y", "CRESTLINE_API_KEY"), (" abc\n", "")])
+def test_a_key_of_the_environment(monkeypatch: pytest.MonkeyPatch, key: str, told: str) -> None:
+    """One that no header can hold is refused; spaces around it are no part of it."""
+    monkeypatch.setenv("CRESTLINE_API_KEY", key)
+    if told:
+        with pytest.raises(BadInput, match=told):
+            with_key(RewardServeConfig())
+    else:
+        assert with_key(RewardServeConfig()).api_key == "abc"
+        assert with_key(RewardServeConfig(api_key="mine")).api_key == "mine"

@@ -13,7 +13,8 @@ from crestline.data.parsers import Row, describe
 from crestline.types import BadInput, Message, PromptText
 
 ROLES = ("system", "user", "assistant")
-_TURN = re.compile(r"\n\n(Human|Assistant):")
+_TURN = re.compile(r"\r?\n\r?\n(Human|Assistant):")
+_ANSWER = re.compile(r"\r?\n\r?\nAssistant:")
 
 
 def column(row: Row, name: str, expected: str) -> Any:
@@ -128,7 +129,7 @@ def is_transcript(value: Any) -> bool:
     """
     if not isinstance(value, str):
         return False
-    return value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
+    return value.lstrip().startswith("Human:") and _ANSWER.search(value) is not None
 
 
 def transcript_messages(text: str) -> list[Message]:

@@ -6,7 +6,10 @@ belongs to `runs`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from crestline.data.chat import (
@@ -35,7 +38,7 @@ def read_texts(source: str, *, split: str = "train") -> list[str]:
 
 
 def _text(row: Row) -> str:
-    if "text" in row.values:
+    if row.values.get("text") is not None or ("text" in row.values and not _has(row, "messages")):
         return text_of(row, "text", row.values["text"])
     if "messages" in row.values:
         messages = messages_of(row, "messages", row.values["messages"])
@@ -43,8 +46,13 @@ def _text(row: Row) -> str:
     raise missing(row, "text", "'text', or 'messages' (chat messages)")
 
 
+def _has(row: Row, name: str) -> bool:
+    return row.values.get(name) is not None
+
+
 def read_prompts(source: str, *, split: str = "train") -> list[Prompt]:
-    """Prompts: the column `prompt` (text or chat messages); all other columns are kept beside it.
+    """Prompts: the column `prompt` (text or chat messages); all other columns are kept beside it, dates and decimals as
+    text.
 
     source, split: as in `read_rows`.
     Raises: BadInput naming file, line and column.
@@ -52,9 +60,20 @@ def read_prompts(source: str, *, split: str = "train") -> list[Prompt]:
     prompts = []
     for row in read_rows(source, split=split):
         text = prompt_of(row, "prompt", column(row, "prompt", "'prompt' (text or chat messages)"))
-        columns = {name: value for name, value in row.values.items() if name != "prompt"}
+        columns = {n: _as_json(value) for n, value in row.values.items() if n != "prompt"}
         prompts.append(Prompt(text=text, columns=columns))
     return prompts
+
+
+def _as_json(value: Any) -> Any:
+    """Dates, times and decimals as text, wherever they stand in a value."""
+    if isinstance(value, dict):
+        return {name: _as_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return str(value) if isinstance(value, Decimal | timedelta) else value
 
 
 def read_demonstrations(source: str, *, split: str = "train") -> list[Demonstration]:
@@ -68,7 +87,7 @@ def read_demonstrations(source: str, *, split: str = "train") -> list[Demonstrat
 
 
 def _demonstration(row: Row) -> Demonstration:
-    if "prompt" not in row.values and row.values.get("messages") is not None:
+    if not _has(row, "completion") and _has(row, "messages"):
         messages = messages_of(row, "messages", row.values["messages"])
         if messages[-1]["role"] != "assistant":
             raise BadInput(
@@ -114,7 +133,16 @@ def texts_as_rows(texts: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def prompts_as_rows(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
-    """Rows that `read_prompts` reads back, the prompt first and its other columns behind it."""
+    """Rows that `read_prompts` reads back, the prompt first and its other columns behind it.
+
+    Raises: BadInput for a column that no JSON can hold.
+    """
+    prompts = list(prompts)
+    for name in {name for prompt in prompts for name in prompt.columns}:
+        try:
+            json.dumps([prompt.columns.get(name) for prompt in prompts])
+        except TypeError as error:
+            raise BadInput(f"prompts: column {name!r}: {error}; leave that column out") from None
     return [{"prompt": prompt.text, **prompt.columns} for prompt in prompts]
 
 

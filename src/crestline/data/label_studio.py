@@ -41,8 +41,13 @@ def is_label_studio(row: Row) -> bool:
 
 def _annotations_name(row: Row) -> str:
     """`annotations`, or what they were called before version 1: `completions`."""
-    names = ("annotations", "completions")
-    return next((n for n in names if isinstance(row.values.get(n), list | tuple)), "")
+    if isinstance(row.values.get("annotations"), list | tuple):
+        return "annotations"
+    older = row.values.get("completions")
+    if not isinstance(older, list | tuple):
+        return ""
+    are_annotations = all(isinstance(item, dict) and "result" in item for item in older)
+    return "completions" if are_annotations else ""
 
 
 def _is_result(value: Any) -> bool:
@@ -97,7 +102,7 @@ def _control(row: Row, place: str, result: Sequence[Any], keys: Keys) -> dict[st
         if not isinstance(value, dict):
             raise wrong(row, f"{place}.result[{index}]", item, "an object with a value")
         named = str(item.get("from_name", ""))
-        if {"selected", "ranker"} & value.keys() and keys.question in named:
+        if _ranks(item) and keys.question in named:
             found.append(item)
     if len(found) > 1:
         names = ", ".join(str(item.get("from_name")) for item in found)
@@ -106,6 +111,14 @@ def _control(row: Row, place: str, result: Sequence[Any], keys: Keys) -> dict[st
             "say which: crestline convert --question"
         )
     return found[0] if found else None
+
+
+def _ranks(item: Mapping[str, Any]) -> bool:
+    """Whether a result is of one of the two tags; by its type where it says one: in a table all have all keys."""
+    kind = item.get("type")
+    if isinstance(kind, str):
+        return kind.lower() in ("pairwise", "ranker")
+    return bool({"selected", "ranker"} & item["value"].keys())
 
 
 def _ranking(

@@ -124,6 +124,13 @@ def plain_text(prompt: PromptText) -> str:
     return "\n".join(message["content"] for message in prompt)
 
 
+def asked_text(prompt: PromptText) -> str:
+    """What a prompt says but for its system messages, which many prompts share; all of it where there are no others."""
+    if isinstance(prompt, str):
+        return prompt
+    return plain_text([m for m in prompt if m["role"] != "system"] or prompt)
+
+
 def words(text: str) -> list[str]:
     """Words without regard to capitals, punctuation and spaces; each ideograph is a word.
 
@@ -151,7 +158,7 @@ def _similar(
 
     def texts(rankings: Sequence[Ranking]) -> list[tuple[int, str]]:
         if with_prompts:
-            return [(n, plain_text(r.prompt)) for n, r in enumerate(rankings) if r.prompt]
+            return [(n, asked_text(r.prompt)) for n, r in enumerate(rankings) if r.prompt]
         return [
             (n, text)
             for n, r in enumerate(rankings)

@@ -11,6 +11,7 @@ from typing import Any
 
 from crestline.data.chat import (
     as_chat,
+    asking,
     column,
     completion_of,
     is_transcript,
@@ -23,7 +24,7 @@ from crestline.data.chat import (
 )
 from crestline.data.columns import Found, Keys, prompt_name, ranking_of, unused_of
 from crestline.data.parsers import Row
-from crestline.types import PromptText
+from crestline.types import Message, PromptText
 
 EXPECTED = (
     "'completions' with 'context' or 'prompt', or 'chosen' and 'rejected' with or without 'prompt'"
@@ -80,7 +81,10 @@ def _told_apart(
     """Prompt and the two completions; None where two dialogues part before their last answers."""
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise wrong(row, "rejected", rejected, "the same kind as chosen: both texts or both chats")
-    if name is not None and row.values[name] != "" and not _is_whole_dialogue(chosen):
+    if name is not None and row.values[name] == "":
+        name = None
+    is_whole = _is_whole_dialogue(chosen)
+    if name is not None and not is_whole and not _repeat(row.values[name], chosen, rejected):
         prompt = prompt_of(row, name, row.values[name])
         if not isinstance(chosen, str):
             prompt = as_chat(prompt)
@@ -89,14 +93,37 @@ def _told_apart(
             completion_of(row, "chosen", chosen),
             completion_of(row, "rejected", rejected),
         )
-    if is_transcript(chosen) and is_transcript(rejected):
+    if is_transcript(chosen) != is_transcript(rejected):
+        return None
+    if is_transcript(chosen):
         return shared_prompt(
             transcript_messages(text_of(row, "chosen", chosen)),
             transcript_messages(text_of(row, "rejected", rejected)),
         )
     if isinstance(chosen, str):
         return "", text_of(row, "chosen", chosen), text_of(row, "rejected", rejected)
-    return shared_prompt(messages_of(row, "chosen", chosen), messages_of(row, "rejected", rejected))
+    good, bad = messages_of(row, "chosen", chosen), messages_of(row, "rejected", rejected)
+    before = _left_out(row, name, good)
+    return shared_prompt([*before, *good], [*before, *bad])
+
+
+def _left_out(row: Row, name: str | None, dialogue: list[Message]) -> list[Message]:
+    """What a prompt of messages says and the dialogue that goes on from it does not: all of it, where the dialogue
+    begins with an answer; else the system's message."""
+    if name is None or not isinstance(row.values[name], list | tuple):
+        return []
+    prompt = messages_of(row, name, row.values[name])
+    if dialogue[0]["role"] == "assistant":
+        return asking(row, name, prompt)
+    is_repeated = prompt[0] == dialogue[0] or prompt[0]["role"] != "system"
+    return [] if is_repeated else prompt[:1]
+
+
+def _repeat(prompt: Any, chosen: Any, rejected: Any) -> bool:
+    """Whether both are transcripts that begin with the prompt, which is one too."""
+    if not isinstance(prompt, str) or not is_transcript(chosen) or not is_transcript(rejected):
+        return False
+    return all(said.lstrip().startswith(prompt.strip()) for said in (chosen, rejected))
 
 
 def _is_whole_dialogue(chosen: Any) -> bool:

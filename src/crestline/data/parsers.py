@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -220,18 +221,28 @@ def _csv_rows_unlimited(text: str, name: str) -> Iterator[Row]:
                 f"({', '.join(header)}); put quotes around texts with commas"
             )
         else:
-            yield Row(dict(zip(header, map(_csv_cell, fields), strict=True)), where)
+            values = dict(zip(header, map(csv_cell, fields), strict=True))
+            if broken := next((n for n, v in values.items() if v is BROKEN_CHAT), None):
+                raise BadInput(
+                    f"{where}: {broken} begins like chat messages and is no JSON; write them as JSON, or use .jsonl"
+                )
+            yield Row(values, where)
 
 
-def _csv_cell(text: str) -> Any:
-    """A cell is a text, or where it is JSON of chat messages, these."""
+BROKEN_CHAT = object()
+"""A cell that begins like chat messages and is none, such as Python's own way of writing them."""
+_CHAT = re.compile(r"""\[\{\s*['"](role|content)['"]\s*:""")
+
+
+def csv_cell(text: str) -> Any:
+    """What a cell says: a text, or where it is JSON of chat messages, these; BROKEN_CHAT where it only looks so."""
     if not text.startswith("[{"):
         return text
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return text
-    is_chat = all(isinstance(m, dict) and set(m) == {"role", "content"} for m in value)
+        return BROKEN_CHAT if _CHAT.match(text) else text
+    is_chat = all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value)
     return value if is_chat else text
 
 
@@ -258,7 +269,9 @@ def _table_rows(data: bytes, name: str, kind: str) -> Iterator[Row]:
         if kind == ".parquet":
             rows = pyarrow.parquet.ParquetFile(buffer).read().to_pylist()
         else:
-            rows = pyarrow.ipc.open_stream(buffer).read_all().to_pylist()
+            is_file = data.startswith(b"ARROW1")
+            opened = pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream
+            rows = opened(buffer).read_all().to_pylist()
     except Exception as error:  # broken bytes make pyarrow raise nearly anything
         raise BadInput(
             f"{name}: not a readable {_TABLES[kind]} file ({one_line(error)}); "

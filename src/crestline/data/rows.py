@@ -5,6 +5,7 @@ Owns finding the files of a source and its split. What the bytes mean is in `par
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,8 +69,8 @@ def _files_of(folder: Path, split: str) -> list[Path]:
     ]
     if not files:
         raise BadInput(f"{folder}: a folder without data files; expected {', '.join(KINDS)} in it")
-    if (folder / "state.json").is_file():  # save_to_disk: the other files describe these
-        return [file for file in files if file.suffix == ".arrow"]
+    if (folder / "state.json").is_file():  # save_to_disk: other files describe these, or are caches
+        return _saved_files(folder)
     chosen = [file for file in files if _split_of(file, (split,))]
     if chosen:
         return chosen
@@ -80,6 +81,20 @@ def _files_of(folder: Path, split: str) -> list[Path]:
             "name one of these files or another split"
         )
     return files
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The files that hold a data set which `save_to_disk` wrote."""
+    path = folder / "state.json"
+    try:
+        return [
+            folder / entry["filename"]
+            for entry in json.loads(path.read_text(encoding="utf-8"))["_data_files"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path}: does not say which files hold the data ({type(error).__name__}); save the data set again"
+        ) from error
 
 
 def _split_folder(folder: Path, split: str) -> Path:

@@ -20,7 +20,7 @@ from crestline.data.chat import as_chat
 from crestline.data.columns import NO_KEYS, SAID_NAMES, said_of
 from crestline.data.label_studio import label_studio_rows
 from crestline.data.pairs import pair_in
-from crestline.data.parsers import Row
+from crestline.data.parsers import Row, csv_cell
 from crestline.data.rankings import rankings_as_rows
 from crestline.types import Message, Ranking
 
@@ -34,7 +34,8 @@ class Lost:
 
     num_expanded, num_pairs: rankings of more than two completions, and the pairs they became.
     num_ties: pairs of tied completions, not written. num_not_ranked: completions without a rank,
-    not written. num_unwritten: rankings that gave no row at all. num_plain_prompts: plain prompts,
+    not written. num_unwritten: rankings that gave no row at all.
+    num_plain_prompts: plain prompts,
     or none, that became a person's message. num_system: system messages that became a person's.
     num_merged: pairs whose prompt has several turns of one side in a row, which became one.
     num_stripped: pairs with white space around a turn, which went. num_unspeakable: pairs whose
@@ -58,12 +59,12 @@ class Lost:
             (self.num_expanded, f"rankings of more than two written as {self.num_pairs} pairs"),
             (self.num_ties, "ties not written"),
             (self.num_not_ranked, "completions without a rank not written"),
-            (self.num_unwritten, "rankings that prefer nothing not written"),
+            (self.num_unwritten, "rankings not written at all"),
             (self.num_plain_prompts, "plain prompts written as a person's message"),
             (self.num_system, "system messages written as a person's"),
             (self.num_merged, "pairs whose prompts have turns joined, so that sides alternate"),
             (self.num_stripped, "pairs written without white space around their turns"),
-            (self.num_unspeakable, "pairs not written, since the format cannot hold their turns"),
+            (self.num_unspeakable, "pairs not written, since the format cannot hold their texts"),
             (self.num_margins, "missing margins written as 0"),
         )
         return ", ".join(f"{count} {text}" for count, text in told if count) or "nothing"
@@ -92,9 +93,16 @@ def write_rows(rankings: Sequence[Ranking], form: Format) -> tuple[list[Values],
     rows: list[Values] = []
     for ranking in rankings:
         pairs = _pairs(ranking, form == "csv", count)
-        written = [_PAIR_ROWS[form](pair, count) for pair in pairs]
-        rows += [row for row in written if row is not None]
-        count["num_unwritten"] += not pairs
+        found = [_PAIR_ROWS[form](pair, count) for pair in pairs]
+        written = [row for row in found if row is not None]
+        rows += written
+        count["num_unwritten"] += not written
+        if len(ranking.ranks) > 2 and written:
+            count["num_expanded"] += 1
+            count["num_pairs"] += len(written)
+        if form in ("hh", "rewardbench") and written:
+            count["num_plain_prompts"] += isinstance(ranking.prompt, str)
+            count["num_system"] += sum(m["role"] == "system" for m in as_chat(ranking.prompt))
     if form == "rewardbench":
         rows = [{**row, "id": number} for number, row in enumerate(rows)]
     if form in ("trl", "openrlhf") and any("margin" in row for row in rows):
@@ -119,9 +127,6 @@ def _pairs(ranking: Ranking, with_ties: bool, count: Counter[str]) -> list[Ranki
         ranks = (0, int(rank != other))
         pairs.append(replace(ranking, completions=(better, worse), ranks=ranks))
     count["num_not_ranked"] += len(ranking.ranks) - len(ranked)
-    if len(ranking.ranks) > 2 and pairs:
-        count["num_expanded"] += 1
-        count["num_pairs"] += len(pairs)
     return pairs
 
 
@@ -138,14 +143,18 @@ def _openrlhf(pair: Ranking, count: Counter[str]) -> Values:
     return {"prompt": pair.prompt, "chosen": texts[0], "rejected": texts[1], **said_of(pair)}
 
 
-def _csv(pair: Ranking, count: Counter[str]) -> Values:
-    """A chat prompt as JSON in its cell."""
+def _csv(pair: Ranking, count: Counter[str]) -> Values | None:
+    """A chat prompt as JSON in its cell; None where a text would be read as a chat."""
     prompt = pair.prompt
+    texts = [text for text in (prompt, *pair.completions) if isinstance(text, str)]
+    if any(csv_cell(text) != text for text in texts):
+        count["num_unspeakable"] += 1
+        return None
     if not isinstance(prompt, str):
         prompt = json.dumps(prompt, ensure_ascii=False)
     tie = "true" if pair.ranks == (0, 0) else "false"
-    texts = {"prompt": prompt, "chosen": pair.completions[0], "rejected": pair.completions[1]}
-    return {**texts, "tie": tie, **said_of(pair)}
+    cells = {"prompt": prompt, "chosen": pair.completions[0], "rejected": pair.completions[1]}
+    return {**cells, "tie": tie, **said_of(pair)}
 
 
 def _rewardbench(pair: Ranking, count: Counter[str]) -> Values | None:
@@ -161,8 +170,6 @@ def _rewardbench(pair: Ranking, count: Counter[str]) -> Values | None:
     if turns[0]["role"] == "assistant":
         count["num_unspeakable"] += 1
         return None
-    count["num_plain_prompts"] += isinstance(pair.prompt, str)
-    count["num_system"] += sum(message["role"] == "system" for message in chat)
     count["num_merged"] += len(turns) < len(chat)
     chosen, rejected = ([*turns, _answer(text)] for text in pair.completions)
     return {
@@ -192,8 +199,6 @@ def _hh(pair: Ranking, count: Counter[str]) -> Values | None:
     ):
         count["num_unspeakable"] += 1
         return None
-    count["num_plain_prompts"] += isinstance(pair.prompt, str)
-    count["num_system"] += sum(message["role"] == "system" for message in chat)
     is_same = texts == pair.completions and all(m["content"] == m["content"].strip() for m in chat)
     count["num_stripped"] += not is_same
     return row

@@ -26,6 +26,7 @@ from crestline.serve.address import is_local, listen, url
 from crestline.serve.app import RewardService, reward_app
 from crestline.serve.configs import RewardServeConfig
 from crestline.serve.scoring import TextScorer
+from crestline.types import BadInput
 
 KEEP_ALIVE_SECONDS = 75
 """An idle connection is kept this long, for trainers that ask once an update."""
@@ -41,7 +42,7 @@ def reward_serve(config: RewardServeConfig, *, device: str = "cpu") -> None:
     """
     listening = listen(config.host, config.port)
     with listening:
-        config = replace(config, api_key=config.api_key or os.environ.get("CRESTLINE_API_KEY", ""))
+        config = with_key(config)
         reward_model = load_reward_model(
             config.model_name_or_path, device=device, dtype=config.dtype
         )
@@ -64,6 +65,15 @@ def reward_serve(config: RewardServeConfig, *, device: str = "cpu") -> None:
         print(f"stopped after {counts.num_requests} requests, {counts.num_texts} texts", flush=True)
         if server.is_interrupted:
             raise KeyboardInterrupt
+
+
+def with_key(config: RewardServeConfig) -> RewardServeConfig:
+    """The config with the key of the environment, where none is given. Raises BadInput if no header can hold it."""
+    key = os.environ.get("CRESTLINE_API_KEY", "").strip()
+    try:
+        return replace(config, api_key=config.api_key or key)
+    except ValueError as error:
+        raise BadInput(f"CRESTLINE_API_KEY: {error}") from None
 
 
 def allow_connections() -> None:
