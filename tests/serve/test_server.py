@@ -74,6 +74,19 @@ def test_sigterm_answers_what_was_accepted_and_refuses_what_is_new(reward_folder
     assert re.fullmatch(r"crestline: \d+ texts still to be scored; once more gives them up\n", err)
 
 
+def test_a_client_that_is_slow_does_not_hold_the_stop(reward_folder: Path) -> None:
+    with process(reward_folder) as (running, at):
+        port = int(at.rpartition(":")[2].strip("/"))
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n"
+            slow.sendall(head + b'{"prompts"')
+            wait_until(lambda: httpx.get(f"{at}/health").json()["queue_length"] == 1)
+            running.send_signal(signal.SIGTERM)
+            assert slow.recv(4096).startswith(b"HTTP/1.1 503")
+            running.communicate(timeout=10)
+    assert running.returncode == 0
+
+
 def test_a_second_ctrl_c_gives_up_what_waits(reward_folder: Path) -> None:
     content = {"query": ["The cat sat" + " on the mat" * 9] * 4000}
     answers: list[httpx.Response] = []

@@ -11,7 +11,7 @@ import hmac
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -146,7 +146,7 @@ class RewardService:
         room = 1  # for a request whose texts are not counted yet
         self.queue.admit(room)
         try:
-            body = await body_of(request, self.config.max_request_bytes)
+            body = await self._unless_closed(body_of(request, self.config.max_request_bytes))
             loop = asyncio.get_running_loop()
             hashes, rows = await loop.run_in_executor(self._preparing, self._prepare, read, body)
             more = max(0, len(rows) - room)
@@ -161,6 +161,20 @@ class RewardService:
             return Answer(hashes, rows, scored)
         finally:
             self.queue.leave(room)
+
+    async def _unless_closed(self, body: Coroutine[Any, Any, bytes]) -> bytes:
+        """The body. Raises Closed as soon as the server is to stop: a client that is slow must not hold it."""
+        reading = asyncio.ensure_future(body)
+        closing = asyncio.ensure_future(self.queue.closed.wait())
+        try:
+            await asyncio.wait({reading, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                raise Closed
+            return reading.result()
+        finally:
+            for task in (reading, closing):
+                task.cancel()
+            await asyncio.wait({reading, closing})
 
     def _prepare(
         self, read: Callable[[bytes], Texts], body: bytes

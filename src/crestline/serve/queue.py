@@ -107,10 +107,14 @@ class ScoringQueue(Generic[R, S]):
         self._inbox: SimpleQueue[Ticket[R, S] | None] = SimpleQueue()
         self._tickets: set[Ticket[R, S]] = set()
         self.num_waiting = 0
-        self.is_closed = False
+        self.closed = asyncio.Event()
         self.counts = Counts()
 
     # ---- the event loop's side ---------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closed.is_set()
 
     def admit(self, num_texts: int) -> None:
         """Take room for texts; give it back with `leave`. Raises Full or Closed."""
@@ -147,12 +151,12 @@ class ScoringQueue(Generic[R, S]):
 
     def close(self) -> None:
         """Take nothing new; the scoring thread ends when all that was admitted has been answered."""
-        self.is_closed = True
+        self.closed.set()
         self._end_if_idle()
 
     def abandon(self) -> None:
         """Give up what waits: its requests get Closed."""
-        self.is_closed = True
+        self.closed.set()
         for ticket in list(self._tickets):
             self._end(ticket, Closed())
         self._inbox.put(None)
