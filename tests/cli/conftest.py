@@ -67,6 +67,8 @@ def make_data(folder: Path) -> None:
     write_rows(folder / "wrong_type.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": 3}])
     (folder / "malformed.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n{"prompt": "b"}\n')
     (folder / "empty.jsonl").write_text("")
+    (folder / "corpus.jsonl").write_text(json.dumps([{"text": p} for p in PROMPTS]))
+    (folder / "folder.jsonl").mkdir()
     (folder / "latin1.jsonl").write_bytes('{"prompt": "caf\u00e9"}\n'.encode("latin-1"))
     (folder / "data.exe").write_bytes(b"MZ")
     (folder / "broken.parquet").write_bytes(b"PAR1 but not really")
@@ -78,6 +80,7 @@ def make_data(folder: Path) -> None:
         "twice.yaml": "seed: 3\nseed: 4\n",
         "range.yaml": "seed: 3\noptimization:\n  learning_rate: -1\n",
         "sft.yaml": "verb: sft\nseed: 3\n",
+        "date.yaml": "seed: 3\noutput_dir: 2024-13-45\n",
         "nested.yaml": "rl:\n  num_updates: 3\n  algorithm:\n    name: a2c\n",
         "decided.yaml": "rl:\n  output_dir: elsewhere\n",
     }.items():
@@ -141,6 +144,7 @@ def make_runs(folder: Path) -> None:
     (other / "config.yaml").write_text("verb: pretrain\nnum_updates: 77\n")
     rl = folder / "rl_run"
     shutil.copytree(folder / "policy", rl / "checkpoint-0")
+    shutil.copytree(folder / "policy", rl / "model")
     row = {"update": 0, "distance": 0.0, "proxy": 0.5}
     write_rows(rl / "checkpoints.jsonl", [row, {"update": 5, "distance": 0.5, "proxy": 0.7}])
     (rl / "config.yaml").write_text(
@@ -154,3 +158,7 @@ def make_runs(folder: Path) -> None:
             rl / "evaluations" / f"evaluation_{update:05d}.parquet",
             {"prompt": PROMPTS[:8], "completion": [f" answer {update}."] * 8},
         )
+    shutil.copytree(rl, folder / "unfinished")
+    shutil.rmtree(folder / "unfinished" / "model")
+    (folder / "cuda_run").mkdir()
+    (folder / "cuda_run" / "config.yaml").write_text("device: cuda:99\n")

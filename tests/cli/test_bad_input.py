@@ -19,8 +19,8 @@ from crestline.runs.lock import FolderLock
 PRETRAIN = "pretrain --text {m}/corpus.txt --output_dir {o} "
 SFT = "sft --model_name_or_path {m}/policy --dataset_name {m}/demonstrations.jsonl "
 SFT_OUT = SFT + "--output_dir {o} "
-SAMPLE = "sample --model_name_or_path {m}/policy --output_file {o} --dataset_name {m}/"
-RANK = "rank --dataset_name {m}/samples.jsonl --output_file {o} --people "
+SAMPLE = "sample --model_name_or_path {m}/policy --output_file {o}.jsonl --dataset_name {m}/"
+RANK = "rank --dataset_name {m}/samples.jsonl --output_file {o}.jsonl --people "
 CONVERT = "convert --dataset_name {m}/rankings.jsonl --output_file {o}"
 REWARD = "reward --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/"
 DPO = "dpo --model_name_or_path {m}/policy --output_dir {o} --dataset_name {m}/"
@@ -217,7 +217,10 @@ CASES = {
     "other settings": (PRETRAIN.replace("{o}", "{m}/other_run"), "started with other settings"),
     "another verb's folder": (SFT + "--output_dir {m}/other_run", "other_run"),
     "run in a stage's folder": ("run --output_dir {m}/other_run", "other_run"),
-    "a folder for a file": (RANK.replace("{o}", "{m}/foreign") + "pelican", "foreign"),
+    "a folder for a file": (
+        RANK.replace("{o}.jsonl", "{m}/folder.jsonl") + "pelican",
+        "is a folder",
+    ),
     "no such format": (CONVERT + ".jsonl --format orl", "--format"),
     "no ending": (CONVERT, "--output_file"),
     "CSV under another ending": (CONVERT + ".jsonl --format csv", ".csv"),
@@ -279,6 +282,26 @@ CASES = {
     "chat with nothing": ("chat {m}/nowhere", "nowhere"),
     "no such checkpoint": ("chat {m}/rl_run --checkpoint 7", "--checkpoint 7"),
     "nothing shipped yet": ("chat {m}/rl_run", "rl_run"),
+    "resume of no folder": ("run --resume=", "holds no run"),
+    "resume on another machine": ("run --resume {m}/cuda_run", "--device cuda:99: this machine"),
+    "a checkpoint that is no number": ("chat {m}/rl_run --checkpoint \u00b2", "no such checkpoint"),
+    "a date that is none": (RL + "reward_model --config {m}/date.yaml", "date.yaml:2"),
+    "a training that has not finished": (
+        "crest {m}/unfinished --people {m}/judge.py:rank --dry_run",
+        "rl has not finished",
+    ),
+    "samples over prompts": (
+        SAMPLE.replace("{o}.jsonl", "{m}/prompts.jsonl") + "prompts.jsonl",
+        "is what is read",
+    ),
+    "samples as CSV": (
+        SAMPLE.replace("{o}.jsonl", "{o}.csv --dry_run") + "prompts.jsonl",
+        "ends in .jsonl",
+    ),
+    "rankings over samples of others": (
+        RANK.replace("{o}.jsonl", "{m}/corpus.jsonl") + "{m}/judge.py:rank",
+        "corpus.jsonl",
+    ),
     "resume of nothing": ("run --resume {m}/empty_folder", "empty_folder"),
     "resume with settings": ("run --resume {m}/other_run --seed 3", "--seed"),
     "resume of another verb": ("run --resume {m}/other_run", "num_updates"),

@@ -224,7 +224,7 @@ import sys
 sys.modules["vllm"] = None
 from crestline.cli.main import main
 m, o = {str(material)!r}, {str(tmp_path / "out")!r}
-sample = ["sample", "--dataset_name", m + "/prompts.jsonl", "--output_file", o]
+sample = ["sample", "--dataset_name", m + "/prompts.jsonl", "--output_file", o + ".jsonl"]
 rl = ["rl", "--dataset_name", m + "/prompts.jsonl", "--output_dir", o,
       "--reward_model_name_or_path", m + "/reward_model"]
 for verb in (sample, rl):
@@ -237,7 +237,7 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     lines = ended.stderr.splitlines()
-    assert len(lines) == 6 and not (tmp_path / "out").exists()
+    assert len(lines) == 6 and not list(tmp_path.glob("out*"))
     for line in (lines[0], lines[2], lines[4]):
         assert "pip install 'crestline[vllm]'" in line
     for line in (lines[1], lines[3]):

@@ -1,5 +1,6 @@
 """Help: complete, told by the fields themselves, and there at once."""
 
+import os
 import subprocess
 import sys
 import time
@@ -75,6 +76,28 @@ def test_settings_of_the_run_itself_exist() -> None:
     flags = {option.flag for option in VERBS["run"].options(VERBS["run"].defaults())}
     hidden = {f"{stage}.{key}" for stage, keys in SET_BY_RUN.items() for key in keys}
     assert hidden <= flags and set(SET_BY_RUN) <= set(STAGES)
+
+
+def test_a_narrow_terminal_keeps_words_whole(
+    crestline: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {}
+    for columns in (20, 60, 100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        told[columns] = crestline("chat", "--help").out  # type: ignore[attr-defined]
+    assert told[20] == told[60]
+    assert max(map(len, told[60].splitlines())) <= 62
+    assert told[60].split() == told[100].split()
+
+
+def test_help_needs_no_unicode() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "crestline", "--help"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert ended.returncode == 0 and ended.stderr == b""
+    assert b"text ?pretrain?? base" in ended.stdout
 
 
 HELP = """

@@ -25,15 +25,32 @@ def test_focus_follows_the_evidence() -> None:
     assert Counter(places)[2] > 190
 
 
+def questions(book: DuelBook, wanted: list[int], *, may_pass: bool, kept: int = 0) -> list[int]:
+    """Who is asked about, of three checkpoints that answered three prompts each."""
+    found = with_prompts(book, wanted, [10, 20, 30], 3, 0, may_pass=may_pass, num_kept=kept)
+    assert not {*found} & book.asked.keys() and len({*found}) == len(found)
+    return [update for update, _ in found]
+
+
 def test_prompts_are_fresh_and_pass_to_the_nearest_checkpoint() -> None:
     book = DuelBook()
-    first = with_prompts(book, [10] * 3 + [30], [10, 20, 30], 3, seed=0)
+    first = with_prompts(book, [10] * 3 + [30], [10, 20, 30], 3, seed=0, may_pass=True)
     assert sorted(first) == [(10, 0), (10, 1), (10, 2), (30, first[-1][1])]
     book.ask(first, "first")
-    assert [u for u, _ in with_prompts(book, [10, 10], [10, 20, 30], 3, seed=0)] == [20, 20]
-    everything = with_prompts(book, [10] * 99, [10, 20, 30], 3, seed=0)
-    assert len(everything) == 5
-    assert len({*everything, *first}) == 9
+    assert questions(book, [10, 10], may_pass=True) == [20, 20]
+    assert len(questions(book, [10] * 99, may_pass=True)) == 5
+
+
+def test_duels_of_one_checkpoint_are_not_passed_on() -> None:
+    book = DuelBook()
+    book.ask([(10, 0), (10, 1), (10, 2)], "first")
+    assert questions(book, [10, 20, 10, 20], may_pass=False) == [20, 20]
+    assert questions(book, [10], may_pass=False) == []
+
+
+def test_prompts_that_are_kept_are_not_used() -> None:
+    assert questions(DuelBook(), [10] * 5, may_pass=False, kept=1) == [10, 10]
+    assert questions(DuelBook(), [10] * 3, may_pass=True, kept=1) == [10, 10, 20]
 
 
 def test_tally_by_hand() -> None:

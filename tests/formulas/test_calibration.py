@@ -28,16 +28,19 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize(("right", "of"), [(3, 4), (51, 100), (99, 100)])
 @pytest.mark.parametrize("size", [0.002, 1.0, 5e4])
 def test_temperature_of_equal_margins_has_a_closed_form(right: int, of: int, size: float) -> None:
-    """All margins are ±c: the likelihood peaks where σ(c/T) is the share that is right."""
+    """All margins are ±c: σ(c/T) is the share that is right, half a right and half a wrong one added."""
     differences = np.where(np.arange(of) < right, size, -size)
-    expected = size / math.log(right / (of - right))
+    expected = size / math.log((right + 0.5) / (of - right + 0.5))
     assert fit_temperature(differences) == pytest.approx(expected, rel=1e-5)
 
 
 def test_temperature_is_where_the_slope_vanishes_and_knows_weights() -> None:
     differences = RNG.normal(0.6, 2.0, 500)
     found = fit_temperature(differences)
-    slope = np.mean(differences * (1 - preference_probability(differences, found)))
+    size = np.sqrt(np.mean(differences**2))  # the prior: half a right and half a wrong one of it
+    seen = np.concatenate([differences, [size, -size]])
+    counts = np.append(np.ones(500), [0.5, 0.5])
+    slope = np.average(seen * (1 - preference_probability(seen, found)), weights=counts)
     assert slope == pytest.approx(0, abs=1e-6)
     weights = RNG.integers(0, 4, 500)
     assert fit_temperature(differences, weights) == pytest.approx(
@@ -53,9 +56,27 @@ def test_temperature_is_recovered() -> None:
     )
 
 
+@pytest.mark.parametrize("num", [1, 5, 15, 1000])
+def test_pairs_that_are_all_right_give_a_temperature_of_their_size(num: int) -> None:
+    """By hand: σ(c/T) = (n + ½) / (n + 1), so T = c / ln(2n + 1)."""
+    assert fit_temperature([3.0] * num) == pytest.approx(3.0 / math.log(2 * num + 1), rel=1e-5)
+    sizes = np.abs(RNG.normal(1, 0.6, num)) + 0.1
+    root_mean_square = np.sqrt(np.mean(sizes**2))
+    assert 0.03 < fit_temperature(sizes) / root_mean_square < 1
+
+
+def test_the_prior_vanishes_among_many_comparisons() -> None:
+    """Against the likelihood alone, maximised on a grid: a thousand are moved by less than half a percent."""
+    differences = RNG.normal(0, 2.0, 1000)
+    wins = RNG.random(1000) < preference_probability(differences, 1.5)
+    seen = np.where(wins, differences, -differences)
+    grid = np.linspace(1.0, 2.5, 3001)
+    losses = np.logaddexp(0, -seen[:, None] / grid).sum(0)
+    assert fit_temperature(seen) == pytest.approx(grid[losses.argmin()], rel=5e-3)
+
+
 def test_temperature_at_the_ends() -> None:
     assert fit_temperature([0.0, 0.0]) == 1.0
-    assert fit_temperature([1.0, 2.0]) < 0.02  # all right: as sure as allowed
     assert fit_temperature([-1.0, -2.0]) > 100  # all wrong: as unsure as allowed
     with pytest.raises(ValueError, match="no pairs"):
         fit_temperature([])

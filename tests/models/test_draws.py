@@ -67,3 +67,13 @@ def test_a_row_is_drawn_alike_in_any_batch() -> None:
     for rows in (slice(0, 1), slice(7, 12), slice(3, 100)):
         found = draw(logits[rows], random[rows], 0.7)
         assert torch.equal(found[0], tokens[rows]) and torch.equal(found[1], logprobs[rows])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_show_in_the_logprob(wrong: float) -> None:
+    logits = torch.randn(4, 100)
+    logits[1, 7] = wrong
+    logits[3] = float("-inf")
+    tokens, logprobs = draw(logits, torch.full((4,), 0.5).double(), 1.0)
+    assert logprobs.isfinite().tolist() == [True, False, True, False]
+    assert int(tokens.max()) < 100

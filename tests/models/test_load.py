@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaModel
 
 from crestline.models.load import load_policy, load_tokenizer, new_llama, save_model
 from crestline.types import BadInput
@@ -85,3 +85,20 @@ def test_paths_that_are_no_folders_are_told_apart_from_hub_names(tmp_path: Path)
     for name in ("./nowhere", "runs/mine/model"):
         with pytest.raises(BadInput, match=f"{name} does not exist"):
             load_policy(name)
+
+
+def test_a_folder_that_lacks_weights_is_refused(tiny_llama, tokenizer, tmp_path: Path) -> None:
+    model = tiny_llama()
+    trunk = LlamaModel(model.config)
+    save_model(trunk, tokenizer, tmp_path / "trunk")
+    with pytest.raises(BadInput, match=r"not a whole language model: it has no lm_head\.weight"):
+        load_policy(tmp_path / "trunk")
+    save_model(tiny_llama(tie_word_embeddings=True), tokenizer, tmp_path / "tied")
+    load_policy(tmp_path / "tied")
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_encoders_are_no_policies(backbone_folder, name: str) -> None:
+    with pytest.raises(BadInput, match="is an encoder: a token changes what this") as refused:
+        load_policy(backbone_folder(name))
+    assert "\n" not in str(refused.value)

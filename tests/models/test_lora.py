@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import LNTuningConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from crestline.models.heads import outside_backbone
@@ -19,7 +19,9 @@ from crestline.models.load import (
     save_model,
 )
 from crestline.models.lora import merged, quiet_peft, with_adapters, write_adapter
+from crestline.models.policy import token_logprobs
 from crestline.models.reward import RewardModel, load_reward_model, new_reward_model
+from crestline.models.sampler import PolicySampler
 from crestline.training.configs import Lora
 from crestline.types import BadInput
 
@@ -219,3 +221,83 @@ def test_a_reward_models_adapter_is_no_policy(backbone_folder, tmp_path) -> None
     adapted(backbone_folder("llama")).write_adapter(tmp_path / "adapter")
     with pytest.raises(BadInput, match="is a reward model or classifier"):
         load_policy(tmp_path / "adapter")
+
+
+@pytest.fixture
+def chain(llama, tokenizer, tmp_path) -> Any:
+    """A policy with trained adapters on top of an adapter folder, tmp_path/first, which names tmp_path/sft."""
+    save_model(llama, tokenizer, tmp_path / "sft")
+    lora = Lora(use_peft=True, lora_r=4)
+    first = with_adapters(load_policy(tmp_path / "sft"), lora, task="policy", seed=0)
+    save_model(trained(first), tokenizer, tmp_path / "first")
+    second = with_adapters(load_policy(tmp_path / "first"), lora, task="policy", seed=1)
+    return trained(second).eval()
+
+
+@torch.no_grad()
+def test_adapters_on_an_adapter_folder_keep_both(chain, tokenizer, tmp_path) -> None:
+    save_model(chain, tokenizer, tmp_path / "second")
+    config = json.loads((tmp_path / "second" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((tmp_path / "first").resolve())
+    assert chain.get_base_model().config._name_or_path == str(tmp_path / "sft")
+    expected = chain(TOKENS).logits
+    for folder in ("second", "plain"):
+        again = load_policy(tmp_path / folder) if folder == "second" else merged(chain)
+        torch.testing.assert_close(again(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(use_peft=True, lora_r=4)])
+def test_a_reward_model_grows_on_a_policys_adapter(chain, tmp_path, lora) -> None:
+    reward_model = new_reward_model(tmp_path / "first", seed=1, max_length=48, lora=lora)
+    bare = new_reward_model(tmp_path / "sft", seed=1, max_length=48)
+    trained(reward_model.model)
+    scores = reward_model.score(PROMPTS, TEXTS)
+    assert np.abs(np.subtract(scores, bare.score(PROMPTS, TEXTS))).max() > 1e-3
+    reward_model.write(tmp_path / "model")
+    if lora is not None:
+        reward_model.write_adapter(tmp_path / "adapter")
+    for folder in ("model", "adapter")[: 1 if lora is None else 2]:
+        again = load_reward_model(tmp_path / folder)
+        np.testing.assert_allclose(again.score(PROMPTS, TEXTS), scores, atol=1e-5)
+
+
+def test_what_an_adapter_was_merged_into_can_be_trained_whole(chain, tmp_path) -> None:
+    model = load_policy(tmp_path / "first")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_virtual_tokens_are_refused_in_one_line(llama, tokenizer, tmp_path) -> None:
+    save_model(llama, tokenizer, tmp_path / "sft")
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    with quiet_peft():
+        model = get_peft_model(load_policy(tmp_path / "sft"), config).eval()
+    model.save_pretrained(tmp_path / "prompt")
+    asked = TOKENS, torch.tensor([5]), torch.tensor([[False, True, True, True, True]])
+    for refused in (
+        lambda: token_logprobs(model, *asked),
+        lambda: PolicySampler(model, tokenizer, max_completion_length=3),
+        lambda: load_policy(tmp_path / "prompt"),
+    ):
+        with pytest.raises(BadInput, match="LoRA") as told:
+            refused()
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@torch.no_grad()
+def test_tuned_norms_count(request, name: str, tokenizer) -> None:
+    targets = ["norm", "post_attention_layernorm", "ln_f", "ln_1"]
+    plain = copy.deepcopy(request.getfixturevalue(name))
+    with quiet_peft():
+        model = get_peft_model(plain, LNTuningConfig(target_modules=targets)).eval()
+    trained(model)
+    chosen = torch.tensor([[False, True, True, True, True]])
+    expected = model(TOKENS).logits[0, :-1].log_softmax(-1).gather(1, TOKENS[0, 1:, None])[:, 0]
+    found = token_logprobs(model, TOKENS, torch.tensor([5]), chosen)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    sampler = PolicySampler(model, tokenizer, max_completion_length=3)
+    [[prompt], [said]] = sampler.encode(["The cat"]), sampler.sample(["The cat"], [0])
+    whole = model(torch.tensor([[*prompt, *said.tokens]])).logits[0, len(prompt) - 1 : -1]
+    expected = whole.log_softmax(-1).gather(1, torch.tensor(said.tokens)[:, None])[:, 0]
+    np.testing.assert_allclose(said.logprobs, expected, atol=1e-4)

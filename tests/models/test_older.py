@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoTokenizer, Gemma3TextConfig, LlamaConfig, ModernBertConfig
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    ModernBertConfig,
+    PhiConfig,
+)
 
 from crestline.models.load import save_model
 from crestline.models.older import older_config, older_tokenizer, write_for_older
@@ -24,6 +32,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+PARTIAL = {"rope_type": "default", "rope_theta": 50000.0, "partial_rotary_factor": 0.75}
 TWO_BASES = {
     "full_attention": {"rope_type": "default", "rope_theta": 70000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
@@ -43,6 +52,16 @@ TWO_BASES = {
             },
         ),
         (ModernBertConfig, TWO_BASES, {"global_rope_theta": 70000.0, "local_rope_theta": 5000.0}),
+        (PhiConfig, PARTIAL, {"rope_theta": 50000.0, "partial_rotary_factor": 0.75}),
+        (GPTNeoXConfig, PARTIAL, {"rotary_emb_base": 50000.0, "rotary_pct": 0.75}),
+        (
+            LlamaConfig,
+            LLAMA3 | {"partial_rotary_factor": 0.5},
+            {
+                "partial_rotary_factor": 0.5,
+                "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"},
+            },
+        ),
         (Gemma3TextConfig, TWO_BASES, {"rope_theta": 70000.0, "rope_local_base_freq": 5000.0}),
     ],
 )

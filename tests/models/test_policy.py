@@ -37,13 +37,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.0625},
     "gpt2": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
+    "modernbert-decoder": {"cls_token_id": 1, "sep_token_id": 2},
+    "llama4_text": {"intermediate_size_mlp": 48, "num_local_experts": 2},
+    "gemma3": {},
 }
 
 
 @pytest.fixture(params=FAMILIES, ids=str)
 def model(request: pytest.FixtureRequest) -> Any:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(request.param, **(SIZES | FAMILIES[request.param]))
+    if request.param == "gemma3":  # settings of the text stand one level deeper
+        parts = {
+            "text_config": SIZES | {"model_type": "gemma3_text", "final_logit_softcapping": 0.5},
+            "vision_config": SIZES | {"image_size": 28, "patch_size": 14},
+        }
+        config = AutoConfig.for_model("gemma3", mm_tokens_per_image=4, **parts)
+    else:
+        config = AutoConfig.for_model(request.param, **(SIZES | FAMILIES[request.param]))
     built = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     return built.eval()
 
@@ -101,3 +111,12 @@ def test_the_first_token_cannot_be_asked_about(llama) -> None:
     chosen = torch.tensor([[False, True, True], [True, False, False]])
     with pytest.raises(ValueError, match="first token of a row"):
         token_logprobs(llama, tokens, torch.tensor([3, 3]), chosen)
+
+
+def test_the_probe_leaves_every_module_in_its_mode(model) -> None:
+    model.train()
+    model.get_output_embeddings().eval()
+    before = [module.training for module in model.modules()]
+    tokens = torch.tensor([[3, 4, 5]])
+    token_logprobs(model, tokens, torch.tensor([3]), torch.tensor([[False, True, True]]))
+    assert [module.training for module in model.modules()] == before

@@ -32,6 +32,7 @@ from crestline.models.load import load_tokenizer, save_model
 from crestline.models.reload import check_reloaded
 from crestline.models.reward import Calibration, RewardModel, load_reward_model, new_reward_model
 from crestline.models.reward_forward import PLAIN
+from crestline.models.text import render_prompt
 from crestline.rewards.standin import StandIn
 from crestline.training.configs import Lora
 from crestline.types import BadInput, PromptText
@@ -320,6 +321,20 @@ def test_half_depth_goes_with_every_architecture_and_with_adapters(backbone, tmp
     np.testing.assert_allclose(again.score(PROMPTS, TEXTS), half.score(PROMPTS, TEXTS), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "modernbert"])
+def test_half_depth_cuts_what_the_config_says_of_every_layer(
+    name: str, backbone_folder, tmp_path
+) -> None:
+    lora = Lora(use_peft=True, lora_r=2)
+    half = trained(backbone_folder(name), half_depth=True, lora=lora)
+    half.save(tmp_path / "model", PROMPTS, TEXTS, adapter=tmp_path / "adapter")
+    found = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (found["num_hidden_layers"], len(found["layer_types"])) == (1, 1)
+    for folder in ("model", "adapter"):
+        again = load_reward_model(tmp_path / folder).score(PROMPTS, TEXTS)
+        np.testing.assert_allclose(again, half.score(PROMPTS, TEXTS), atol=1e-5)
+
+
 def test_the_head_is_a_function_of_the_seed(llama_folder: Path) -> None:
     heads = [
         new_reward_model(llama_folder, seed=seed, max_length=32).model.score.weight
@@ -405,6 +420,35 @@ def test_a_tokenizer_without_padding_gets_one_or_is_refused(llama_folder, tmp_pa
     np.testing.assert_allclose(reward_model.score([""] * 3, texts), alone, atol=2e-6)
     with pytest.raises(BadInput, match="no token to pad with"):
         trained(changed("nothing", pad_token=None, eos_token=None))
+
+
+def test_padding_that_the_model_has_no_embedding_for(llama_folder, tmp_path) -> None:
+    tokenizer = load_tokenizer(llama_folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    shutil.copytree(llama_folder, tmp_path / "pad")
+    tokenizer.save_pretrained(tmp_path / "pad")
+    reward_model = trained(tmp_path / "pad")
+    assert reward_model.tokenizer.pad_token == "<|end|>"
+    expected = reward_model.score(PROMPTS, TEXTS)
+    alone = [reward_model.score([p], [t])[0] for p, t in zip(PROMPTS, TEXTS, strict=True)]
+    np.testing.assert_allclose(expected, alone, atol=2e-6)
+    reward_model.write(tmp_path / "saved")
+    again = load_reward_model(tmp_path / "saved")
+    np.testing.assert_allclose(again.score(PROMPTS, TEXTS), expected, atol=2e-6)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "pad")
+    with pytest.raises(BadInput, match=r"pads with \[PAD\], which has no row among"):
+        trained(tmp_path / "pad")
+
+
+def test_a_chat_template_that_refuses_a_conversation_says_so_in_a_line(llama_folder) -> None:
+    reward_model = trained(llama_folder)
+    reward_model.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    line = "the chat template refuses this prompt: System role not supported"
+    with pytest.raises(BadInput, match=line):
+        reward_model.score([CHAT], ["To get there."])
+    with pytest.raises(BadInput, match=line):
+        render_prompt(reward_model.tokenizer, CHAT)
 
 
 def test_a_reward_model_of_somebody_else_loads_uncalibrated(llama_folder: Path, tmp_path) -> None:

@@ -5,13 +5,26 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from crestline.models import decoding
 from crestline.models import sampler as sampler_module
 from crestline.models.load import load_policy, load_tokenizer
-from crestline.models.sampler import STEPS_UNSEEN, PolicySampler, encode_prompts, end_token_ids
-from crestline.types import BadInput, Completion, PromptText
+from crestline.models.sampler import (
+    DRAWN_ON,
+    STEPS_UNSEEN,
+    PolicySampler,
+    encode_prompts,
+    end_token_ids,
+)
+from crestline.types import BadInput, Completion, Paused, PromptText
 
 PROMPTS: list[PromptText] = [
     "The cat",
@@ -304,3 +317,74 @@ def test_plain_prompts_begin_as_the_tokenizer_begins_texts(real_model) -> None:
 
 def test_no_prompts_give_no_completions(llama, sampler) -> None:
     assert sampler(llama).sample([], []) == []
+
+
+def tiny(kind: str, **settings: Any) -> Any:
+    sizes = {
+        "vocab_size": 290,
+        "hidden_size": 32,
+        "d_model": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 48,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.15,
+        "init_std": 0.15,
+    }
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 4}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **(sizes | special | settings))
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+@torch.no_grad()
+def test_rows_of_recurrent_layers_join_and_leave(often_ending) -> None:
+    model = tiny("lfm2", layer_types=["conv", "full_attention"])
+    built = often_ending(model)
+    completions = built.sample(PROMPTS, SEEDS)
+    assert len({len(completion.tokens) for completion in completions}) > 3
+    for prompt, completion in zip(built.encode(PROMPTS), completions, strict=True):
+        logits = model(torch.tensor([[*prompt, *completion.tokens]])).logits[0, len(prompt) - 1 :]
+        expected = logits[:-1].log_softmax(-1)
+        expected = expected.gather(1, torch.tensor(completion.tokens)[:, None])[:, 0]
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("bart", "bart models cannot be sampled: with padding on the left"),
+        ("xlm-roberta", "xlm-roberta models cannot be sampled: with padding on the left"),
+        ("mamba", "mamba models cannot be sampled: they keep no cache"),
+    ],
+)
+def test_models_that_would_be_sampled_wrongly_are_refused(sampler, kind: str, line: str) -> None:
+    changes = {"is_decoder": True} if kind != "mamba" else {"state_size": 4}
+    with pytest.raises(BadInput, match=line):
+        sampler(tiny(kind, **changes))
+
+
+@pytest.mark.parametrize("engine", ["ours", "transformers"])
+def test_logits_that_are_no_numbers_pause(tiny_llama, sampler, engine: str) -> None:
+    model = tiny_llama().train()
+    built = sampler(model, engine=engine)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    built.refresh()
+    with pytest.raises(Paused, match="the policy's logits are not finite numbers"):
+        built.sample(PROMPTS, SEEDS)
+    assert model.training
+
+
+def test_tokens_may_be_drawn_elsewhere(llama, sampler, monkeypatch) -> None:
+    assert {"mps": torch.device("cpu")} == DRAWN_ON
+    expected = exactly(sampler(llama).sample(PROMPTS, SEEDS))
+    monkeypatch.setitem(DRAWN_ON, "cpu", torch.device("meta"))
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        sampler(llama).sample(PROMPTS, SEEDS)  # drawn on a device that holds no numbers
+    monkeypatch.setitem(DRAWN_ON, "cpu", torch.device("cpu"))
+    assert exactly(sampler(llama).sample(PROMPTS, SEEDS)) == expected

@@ -126,11 +126,12 @@ def test_what_is_not_believed(returned: Any, said: str) -> None:
     assert said in str(caught.value) and "rank/7" in str(caught.value)
 
 
-def test_a_failure_pauses_and_names_the_item() -> None:
+@pytest.mark.parametrize("error", [KeyError("taste"), SystemExit(), SystemExit(0)])
+def test_a_failure_pauses_and_names_the_item(error: BaseException) -> None:
     def fails(prompt: str, completions: list[str]) -> list[float]:
-        raise KeyError("taste")
+        raise error
 
-    with pytest.raises(Paused, match=r"rank/7.*a prompt.*KeyError"):
+    with pytest.raises(Paused, match=rf"rank/7.*a prompt.*{type(error).__name__}"):
         people(fails).rank("a prompt", ["a"], question_id="rank/7")
 
 

@@ -13,6 +13,7 @@ from crestline.models.tokenizer import train_tokenizer
 from crestline.pipeline.configs import RankConfig, SampleConfig
 from crestline.pipeline.rank import rank
 from crestline.pipeline.sample import sample
+from crestline.runs.lock import FileLock
 from crestline.types import BadInput
 
 JUDGE = """
@@ -88,3 +89,64 @@ def test_settings_that_are_none_are_named(asked: SampleConfig, tmp_path: Path) -
     (tmp_path / "samples.settings.json").write_text("[]")
     with pytest.raises(BadInput, match=r"samples.settings.json holds no settings"):
         sample(asked)
+
+
+def ranking(asked: SampleConfig, tmp_path: Path, output: Path) -> RankConfig:
+    (tmp_path / "judge.py").write_text(JUDGE)
+    rows = [{"prompt": f"say {n}", "completions": ["a", "bb"]} for n in range(4)]
+    source = tmp_path / "few.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    people = f"{tmp_path}/judge.py:longest"
+    return RankConfig(dataset_name=str(source), people=people, output_file=str(output))
+
+
+FOREIGN = {
+    "one line": json.dumps([{"prompt": "a", "completions": ["b"]}]),
+    "one object": json.dumps({"years": "of work"}),
+    "text": "years of work",
+    "other rows": json.dumps({"text": "a"}) + "\n" + json.dumps({"text": "b"}) + "\n",
+    "indented": json.dumps([{"prompt": "a"}], indent=2),
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN.keys())
+def test_files_of_others_are_left_as_they_are(
+    asked: SampleConfig, tmp_path: Path, text: str
+) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(text)
+    with pytest.raises(BadInput, match=r"mine\.jsonl"):
+        rank(ranking(asked, tmp_path, mine))
+    with pytest.raises(BadInput, match=r"mine\.jsonl"):
+        sample(replace(asked, output_file=str(mine)))
+    assert mine.read_text() == text
+    assert not list(tmp_path.glob("mine.settings*"))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl.gz", "x.json", "x"])
+def test_only_json_lines_are_written(asked: SampleConfig, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=r"ends in \.jsonl"):
+        rank(ranking(asked, tmp_path, tmp_path / name))
+    with pytest.raises(BadInput, match=r"ends in \.jsonl"):
+        sample(replace(asked, output_file=str(tmp_path / name)))
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_what_is_read_is_not_written(asked: SampleConfig, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is what is read"):
+        sample(replace(asked, output_file=asked.dataset_name))
+    config = ranking(asked, tmp_path, tmp_path / "few.jsonl")
+    with pytest.raises(BadInput, match="is what is read"):
+        rank(config)
+    assert len((tmp_path / "prompts.jsonl").read_text().splitlines()) == 60
+
+
+def test_one_process_writes_a_file(asked: SampleConfig, tmp_path: Path) -> None:
+    config = ranking(asked, tmp_path, tmp_path / "rankings.jsonl")
+    in_use = "another crestline process .*"
+    with FileLock(Path(config.output_file)), pytest.raises(BadInput, match=in_use + "rankings"):
+        rank(config)
+    with FileLock(Path(asked.output_file)), pytest.raises(BadInput, match=in_use + "samples"):
+        sample(asked)
+    assert len(rank(config).read_text().splitlines()) == 4
+    assert not list(tmp_path.glob(".*"))

@@ -16,7 +16,8 @@ from crestline.data.rankings import read_rankings
 from crestline.models.load import save_model
 from crestline.models.reward import load_reward_model
 from crestline.models.tokenizer import train_tokenizer
-from crestline.pipeline.reward_curve import nested_part, sizes_of
+from crestline.pipeline import reward_curve
+from crestline.pipeline.reward_curve import measure_curve, nested_part, sizes_of
 from crestline.pipeline.reward_eval import reward_eval
 from crestline.pipeline.reward_eval_configs import (
     LearningCurveConfig,
@@ -26,8 +27,9 @@ from crestline.pipeline.reward_eval_configs import (
 from crestline.rewards.scoring import score_rankings
 from crestline.runs.files import read_json, read_jsonl, write_jsonl_atomic
 from crestline.training.configs import Optimization
+from crestline.training.preferences import trust_in
 from crestline.training.reward import reward
-from crestline.training.reward_configs import RewardConfig, Splits
+from crestline.training.reward_configs import RankingLoss, RewardConfig, Splits
 from crestline.types import BadInput, Ranking
 
 ANIMALS = ["fox", "owl", "cat", "dog", "hen", "bee", "ant", "cow", "pig", "rat"]
@@ -326,6 +328,32 @@ def test_a_learning_curve_goes_on_where_it_was_and_trains_nothing_twice(
     assert told.stages == ["score"] and again["points"] == found["points"]
     page = (tmp_path / "eval" / "evaluation.html").read_text(encoding="utf-8")
     assert "What more rankings would buy" in page and "too few points" in page
+
+
+def test_a_curve_does_without_reliability_where_nobody_answered_the_same(
+    task: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """One question of 15 is answered twice; a 17th ranking has a prompt of the test side and is not trained on."""
+    votes = [{**row, "annotator": "ann"} for row in rows(0, 15)]
+    votes += [{**votes[7], "annotator": "bob"}, rows(200, 1)[0]]
+    write_jsonl_atomic(tmp_path / "votes.jsonl", votes)
+    trusting = RankingLoss(annotator_reliability=True)
+    config = training(task, dataset_name=str(tmp_path / "votes.jsonl"), ranking_loss=trusting)
+    asked = []
+
+    def trained(self: Any, settings: RewardConfig, part: list[Ranking], *_: Any) -> dict[str, Any]:
+        asked.append(settings.ranking_loss.annotator_reliability)
+        trust_in(part, settings.ranking_loss)  # refuses what cannot be told
+        return {"errors": [0.5] * 40, "log_losses": [0.6] * 40}
+
+    monkeypatch.setattr(reward_curve._Curve, "_trained", trained)
+    test = read_rankings(str(task / "test.jsonl"))
+    curve = LearningCurveConfig(num_sizes=2, num_seeds=2)
+    found = measure_curve(curve, config, test, tmp_path, device="cpu", screen=Told(), seed=0)
+    points = {(p["num_rankings"], p["seed"]): p for p in found["points"]}
+    assert list(points) == [(8, 0), (16, 0), (8, 1), (16, 1)]
+    assert [p.get("annotator_reliability", True) for p in points.values()] == asked
+    assert points[8, 0]["annotator_reliability"] is False and asked[1] and asked[3]
 
 
 def test_parts_are_nested_and_keep_prompts_together(task: Path) -> None:

@@ -15,7 +15,7 @@ from crestline.pipeline.configs import ChatConfig, CrestConfig, Material, RankCo
 from crestline.pipeline.crest import crest
 from crestline.pipeline.presets import SMOKE
 from crestline.pipeline.rank import rank
-from crestline.pipeline.run import resume, run
+from crestline.pipeline.run import as_begun, resume, run
 from crestline.pipeline.sample import sample
 from crestline.pipeline.screen import Silent
 from crestline.runs.settings import plain
@@ -78,6 +78,25 @@ def test_a_finished_run_returns_at_once_and_other_settings_are_refused(smoke: Pa
     assert (smoke / "run.json").read_bytes() == before
     with pytest.raises(BadInput, match="seed"):
         run(replace(config, seed=1), screen=Silent())
+
+
+def test_the_folder_may_be_spelled_in_any_way(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (smoke / "config.yaml").read_bytes()
+    monkeypatch.chdir(smoke.parent)
+    for spelled in ("smoke", "./smoke", "smoke/", f"{smoke}/"):
+        resume(spelled, screen=Silent())
+        run(replace(SMOKE, output_dir=spelled, num_threads=1), screen=Silent())
+    assert (smoke / "config.yaml").read_bytes() == before
+    smoke.rename("moved")
+    try:
+        resume("moved", screen=Silent())
+    finally:
+        Path("moved").rename(smoke)
+        (smoke / "config.yaml").write_bytes(before)
+
+
+def test_a_run_begins_without_what_a_path_does_not_need() -> None:
+    assert as_begun("nowhere//to/./be/found/") == "nowhere/to/be/found"
 
 
 def test_a_run_of_an_older_version_goes_on(smoke: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,19 @@ def test_chance_alone_is_rarely_called_a_turn() -> None:
         ]
         falls, gains = falls + turn["fall_shown"], gains + turn["gain_shown"]
     assert falls <= 12 and gains <= 12
+
+
+def test_nothing_is_claimed_from_few_prompts() -> None:
+    """Resamples of a few prompts are too narrow: scores that plainly rise and fall are shown from 20 prompts on."""
+
+    def turn_of(num_prompts: int) -> dict[str, Any]:
+        judged = samples(num_prompts, 64, 1, judge=lambda s: -20 * (s - 1) ** 2)
+        return dict(best_of_n_figures(judged, num_resamples=200)["judge_turn"])
+
+    few, enough = turn_of(19), turn_of(20)
+    assert not few["gain_shown"] and not few["fall_shown"] and few["fall_low"] is None
+    assert enough["gain_shown"] and enough["fall_shown"]
+    assert few["gain"] > 0 and few["fall"] > 0  # seen, and not claimed
 
 
 def test_a_fall_in_the_middle_is_seen() -> None:

@@ -7,7 +7,8 @@ from crestline.formulas.ensemble import aggregated
 from crestline.models.load import save_model
 from crestline.models.reward import Calibration, RewardEnsemble, RewardModel, new_reward_model
 from crestline.models.tokenizer import train_tokenizer
-from crestline.rewards.calibrating import calibrate
+from crestline.rewards.calibrating import calibrate, fitted
+from crestline.rewards.pairs import pairs_of
 from crestline.types import BadInput, Ranking
 
 WORDS = ["cat", "dog", "hen", "mat", "log", "road", "sun", "fog"]
@@ -98,6 +99,18 @@ def test_heads_come_on_one_scale(backbone, rankings, how: str) -> None:
     joined_N = aggregated(members_NM, how, 0.4)
     np.testing.assert_allclose(centred_N, joined_N - joined_N.mean(), atol=1e-4)
     assert reward_model.calibration.score(scores_N.mean()) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_one_head_that_is_always_right_does_not_rule_the_others() -> None:
+    """15 rankings; the first head gets all of them right, the others 14."""
+    pairs = pairs_of(
+        [Ranking(prompt=f"{n}", completions=("a", "b"), ranks=(0, 1)) for n in range(15)]
+    )
+    gaps_PM = np.random.default_rng(1).uniform(0.5, 1.5, (15, 4))
+    gaps_PM[[1, 2, 3], [1, 2, 3]] = -0.3
+    scores_NM = np.stack([gaps_PM, np.zeros_like(gaps_PM)], axis=1).reshape(30, 4)
+    weights_M = np.array([1 / fitted(scores_N, pairs, 30).temperature for scores_N in scores_NM.T])
+    assert (weights_M / weights_M.sum()).max() < 0.5
 
 
 def test_an_ensemble_calibrates_its_members_and_then_itself(backbone, rankings) -> None:

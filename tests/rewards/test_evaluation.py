@@ -189,6 +189,15 @@ def test_histogram_holds_every_ranked_completion() -> None:
     assert sum(flat["best"]) + sum(flat["others"]) == len(LENGTHS) - 1  # one is not ranked
 
 
+def test_an_ensemble_whose_scores_are_level_has_no_spread_to_tell_of() -> None:
+    rankings, scores = many(30)
+    level = np.zeros(len(scores))
+    found = evaluate(rankings, level, member_scores_NM=np.stack([level, scores], axis=1))
+    assert found["ensemble"] is None and found["calibration"]["log_loss"] == pytest.approx(
+        math.log(2)
+    )
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="scores for 11 completions"):
         evaluate(HAND, [1.0])

@@ -123,7 +123,8 @@ def ranking_row(word: str, number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with base/, judge/, texts.jsonl, demonstrations.jsonl, rankings.jsonl, prompts.jsonl."""
+    """A folder with base/, judge/, texts.jsonl, demonstrations.jsonl, prompts.jsonl, rankings.jsonl, and
+    held_rankings.jsonl, which has other prompts."""
     folder = tmp_path_factory.mktemp("task")
     texts = [f"Say {word}. {word} {word}!" for word in WORDS]
     write_rows(folder / "texts.jsonl", [{"text": text} for text in texts])
@@ -133,6 +134,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_rows(folder / "prompts.jsonl", [{"prompt": ask(word)} for word in WORDS])
     write_rows(folder / "rankings.jsonl", [ranking_row(word, n) for n, word in enumerate(WORDS)])
+    held = [{**ranking_row(w, n), "context": ask(f"{w} again")} for n, w in enumerate(WORDS)]
+    write_rows(folder / "held_rankings.jsonl", held)
     tokenizer = train_tokenizer(texts, 300)
     base = new_llama(
         vocab_size=len(tokenizer),

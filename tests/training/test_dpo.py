@@ -408,7 +408,7 @@ def test_bad_input_leaves_no_trace(task: Path, tmp_path: Path) -> None:
     wide = {"prompt": "p", "completions": [{"rank": 0, "completion": f"a{n}"} for n in range(11)]}
     wide["completions"].append({"rank": 1, "completion": "b"})
     (tmp_path / "wide.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*rows, wide]))
-    given = Splits(eval_dataset_name=str(task / "rankings.jsonl"))
+    given = Splits(eval_dataset_name=str(task / "held_rankings.jsonl"))
     for changes, line in (
         ({"model_name_or_path": str(tmp_path / "nothing")}, "does not exist"),
         ({"model_name_or_path": str(task / "judge")}, "is a reward model"),

@@ -7,11 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import OPTConfig, OPTForCausalLM
 
+from crestline.models.lora import with_adapters
 from crestline.training.batches import Mean, TokenBatch
-from crestline.training.configs import Optimization
+from crestline.training.configs import Lora, Optimization
 from crestline.training.imitation import imitation_loss
-from crestline.training.learner import Learner, learning_rate
+from crestline.training.learner import (
+    Learner,
+    learning_rate,
+    only_adapters_drop_out,
+    recompute_activations,
+)
 from crestline.types import Paused
 
 FLOAT32 = Optimization(learning_rate=1e-2, dtype="float32", weight_decay=0.1)
@@ -174,3 +181,41 @@ def test_bfloat16_steps_float32_weights_nearly_the_same_way(tiny_model) -> None:
     assert {v.dtype for v in auto.state().values()} == {torch.float32}
     gradients = [one.state()["exp_avg.lm_head.weight"].flatten() for one in (auto, plain)]
     assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.99
+
+
+@pytest.fixture
+def dropping() -> Any:
+    """An OPT, which drops out by rates of its modules, with adapters that add nothing yet."""
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=8,
+        hidden_size=16,
+        ffn_dim=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        word_embed_proj_dim=16,
+        dropout=0.4,
+        attention_dropout=0.4,
+        layerdrop=0.4,
+    )
+    lora = Lora(use_peft=True, lora_r=2, lora_dropout=0.5)
+    return with_adapters(OPTForCausalLM(config), lora, task="policy", seed=0)
+
+
+def test_the_backbones_own_dropout_is_off_however_it_is_built(dropping: Any) -> None:
+    expected = dropping.eval()(torch.arange(8)[None]).logits
+    only_adapters_drop_out(dropping)
+    dropping.train()
+    for _ in range(3):
+        assert torch.allclose(dropping(torch.arange(8)[None]).logits, expected, atol=1e-6)
+    rates = {m.p for n, m in dropping.named_modules() if ".lora_dropout." in n}
+    assert rates == {0.5}
+
+
+def test_recomputed_activations_without_dropout_are_those_of_evaluation(dropping: Any) -> None:
+    expected = dropping.eval()(torch.arange(8)[None]).logits
+    recompute_activations(dropping, dropout=False)
+    dropping.train()
+    for _ in range(3):
+        assert torch.allclose(dropping(torch.arange(8)[None]).logits, expected, atol=1e-6)

@@ -72,7 +72,7 @@ def settings(verb: str, task: Path) -> Config:
         kind = RewardConfig if verb == "reward" else DpoConfig
         return kind(
             dataset_name=str(task / "rankings.jsonl"),
-            splits=Splits(eval_dataset_name=str(task / "rankings.jsonl")),
+            splits=Splits(eval_dataset_name=str(task / "held_rankings.jsonl")),
             batch_size=5,
             num_train_epochs=2,
             max_length=40,

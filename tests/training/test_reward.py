@@ -13,11 +13,19 @@ from crestline.models.reward import Calibration, RewardModel, load_reward_model,
 from crestline.models.reward_forward import WAYS
 from crestline.runs.files import read_json, read_jsonl
 from crestline.training.configs import Lora, Optimization
-from crestline.training.preferences import check_ties, ranked_pairs, sides_of, split_rankings
+from crestline.training.health import Unhealthy
+from crestline.training.learner import Learner
+from crestline.training.preferences import (
+    check_ties,
+    ranked_pairs,
+    sides_of,
+    split_rankings,
+    trust_in,
+)
 from crestline.training.rankings import RankingSource, halves
 from crestline.training.reward import only_adapters_drop_out, reward
 from crestline.training.reward_configs import Ensemble, RankingLoss, RewardConfig, Splits
-from crestline.types import BadInput, PromptText, Ranking
+from crestline.types import BadInput, Paused, PromptText, Ranking
 
 CHAT: PromptText = [{"role": "user", "content": "Say cat."}]
 
@@ -134,15 +142,48 @@ def test_no_prompt_stands_on_two_sides(task: Path, tmp_path: Path) -> None:
     ]
     assert all(prompts) and len(set.union(*prompts)) == sum(map(len, prompts))
     assert sum(map(len, (sides.train, sides.watch, sides.test))) == 20
-    given = Splits(eval_dataset_name=str(task / "rankings.jsonl"))
-    same = split_rankings(settings(task, tmp_path, splits=given))
-    assert same.train == same.test and len(same.test) == 20 and same.watch == []
+    given = Splits(eval_dataset_name=str(task / "held_rankings.jsonl"))
+    whole = split_rankings(settings(task, tmp_path, splits=given))
+    assert (len(whole.train), whole.watch, len(whole.test)) == (20, [], 20)
     reward(replace(config, output_dir=str(tmp_path / "run")))
     told = read_json(tmp_path / "run/splits.json")
     for name in ("train", "watch", "test"):
         written = read_rankings(str(tmp_path / f"run/data/{name}.jsonl"))
         assert len(written) == told[f"num_{name}_rankings"]
         assert [r.completions for r in written] == [r.completions for r in getattr(sides, name)]
+
+
+def test_prompts_that_are_measured_on_are_not_trained_on(task: Path, tmp_path: Path) -> None:
+    rows = (task / "rankings.jsonl").read_text().splitlines(keepends=True)
+    bare = '{"prompt": "", "chosen": "cat cat", "rejected": "dog"}\n'
+    (tmp_path / "votes").mkdir()
+    (tmp_path / "votes" / "train.jsonl").write_text("".join([*rows, bare]))
+    (tmp_path / "votes" / "test.jsonl").write_text("".join([*rows[:5], bare]))
+    given = Splits(eval_dataset_name=str(tmp_path / "votes"), watch_fraction=0.3)
+    config = settings(task, tmp_path / "run", dataset_name=str(tmp_path / "votes"), splits=given)
+    sides = split_rankings(config)
+    assert len(sides.test) == 6 and len([*sides.train, *sides.watch]) == 16
+    asked = [{json.dumps(r.prompt) for r in side if r.prompt} for side in (sides.train, sides.test)]
+    assert not asked[0] & asked[1]
+    assert sides.counts["num_dropped_as_evaluation"] == 5
+    assert sides.counts["num_dropped_by_split"] == 0
+    reward(config)
+    told = read_json(tmp_path / "run/splits.json")
+    assert told["num_dropped_as_evaluation"] == 5 and told["settings"]["test_split"] == "test"
+
+
+def test_rankings_to_measure_on_that_are_missing_or_all_there_are(
+    task: Path, tmp_path: Path
+) -> None:
+    def refused(source: Path) -> str:
+        with pytest.raises(BadInput) as found:
+            split_rankings(settings(task, tmp_path, splits=Splits(eval_dataset_name=str(source))))
+        return str(found.value)
+
+    assert "all 20 rankings have prompts of" in refused(task / "rankings.jsonl")
+    (tmp_path / "votes").mkdir()
+    shutil.copy(task / "rankings.jsonl", tmp_path / "votes" / "train.jsonl")
+    assert "no split 'test'; found train.jsonl" in refused(tmp_path / "votes")
 
 
 def test_one_prompt_is_too_few_to_hold_some_out(task: Path, tmp_path: Path) -> None:
@@ -177,6 +218,31 @@ def test_a_run_goes_on_with_the_rankings_it_began_with(task: Path, tmp_path: Pat
     reward(config)
 
 
+def test_the_pause_of_a_member_is_cured_by_other_settings(
+    task: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The second of three pauses; the first, trained already, must accept the cure too."""
+    update = Learner.update
+
+    def diverging(learner: Learner, batch: Any, loss: Any, number: int) -> dict[str, float]:
+        if learner.config.learning_rate == 1.0 and (tmp_path / "run" / "member-1").exists():
+            raise Unhealthy(number, "loss nan is not finite", "lower --learning_rate")
+        return update(learner, batch, loss, number)
+
+    monkeypatch.setattr(Learner, "update", diverging)
+    config = settings(task, tmp_path / "run", ensemble=Ensemble(num_members=3, members="models"))
+    with pytest.raises(Paused, match="lower --learning_rate and run the same command again"):
+        reward(replace(config, optimization=Optimization(learning_rate=1.0, dtype="float32")))
+    told = read_json(tmp_path / "run" / "paused.json")
+    assert (told["member"], told["update"]) == (1, 1)
+    before = (tmp_path / "run" / "member-0" / "metrics.jsonl").read_bytes()
+    assert load_reward_model(reward(config)).num_members == 3
+    assert not list((tmp_path / "run").rglob("paused.json"))
+    assert (tmp_path / "run" / "member-0" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(BadInput, match="learning_rate"):  # no longer paused
+        reward(replace(config, optimization=Optimization(learning_rate=1.0, dtype="float32")))
+
+
 def test_bad_input_leaves_no_trace(task: Path, tmp_path: Path) -> None:
     config = settings(task, tmp_path / "run", model_name_or_path=str(tmp_path / "nothing"))
     for ensemble in (Ensemble(), Ensemble(num_members=2, members="models")):
@@ -193,7 +259,7 @@ def test_rankings_tied_altogether_teach_where_a_tie_means_equal(task: Path, tmp_
         answer["rank"] = None
     (tmp_path / "ties.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = settings(task, tmp_path, dataset_name=str(tmp_path / "ties.jsonl"))
-    given = replace(config, splits=Splits(eval_dataset_name=str(task / "rankings.jsonl")))
+    given = replace(config, splits=Splits(eval_dataset_name=str(task / "held_rankings.jsonl")))
     sides = split_rankings(given)
     assert (len(sides.train), sides.counts["num_skipped_rankings"]) == (18, 2)
     sides = split_rankings(replace(given, ranking_loss=RankingLoss(ties="equal")))
@@ -297,6 +363,18 @@ def test_people_are_trusted_by_how_they_agree(task: Path, tmp_path: Path) -> Non
     assert told["ann"]["reliability"] > 0.9 > 0.75 > told["eve"]["reliability"]
     with pytest.raises(BadInput, match="no ranking names its annotator"):
         reward(settings(task, tmp_path / "unnamed", ranking_loss=trusting))
+
+
+def test_who_only_ever_ties_is_trusted_as_somebody_unknown() -> None:
+    """The last by name, so that nobody behind them has a number."""
+    votes = [
+        replace(ranking("x y", 0, int(who != "zoe")), prompt=f"question {n}", annotator=who)
+        for n in range(6)
+        for who in ("ann", "bob", "zoe")
+    ]
+    found = trust_in(votes, RankingLoss(ties="equal", annotator_reliability=True))
+    assert found.annotators["zoe"] == {"reliability": 7 / 8, "num_shared_answers": 0}
+    assert found.flips is not None and found.flips[2] == 1 / 8 > found.flips[0]
 
 
 def test_a_tie_too_wide_is_named(task: Path) -> None:

@@ -53,6 +53,17 @@ def test_what_is_too_long_loses_the_front_of_its_prompt(task: Path) -> None:
         encode_demonstrations(tokenizer, [demonstration], len(answer))
 
 
+def test_a_tokenizer_without_an_end_is_refused(task: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(task / "base")
+    tokenizer.eos_token = None
+    save_model(load_policy(task / "base"), tokenizer, tmp_path / "endless")
+    with pytest.raises(
+        BadInput, match="endless: the tokenizer has no token that ends a completion"
+    ):
+        sft(settings(task, tmp_path / "run", model_name_or_path=str(tmp_path / "endless")))
+    assert not (tmp_path / "run").exists()
+
+
 def test_only_the_answer_is_trained() -> None:
     source = ImitationSource([[1, 2, 3, 4], [5, 6]], [2, 1], batch_size=2, seed=0)
     batch, made = source.batch(1)

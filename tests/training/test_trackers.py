@@ -11,6 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crestline.runs.files import read_jsonl
+from crestline.runs.folder import RunFolder
 from crestline.training.configs import Optimization, SftConfig, Tracking
 from crestline.training.sft import sft
 from crestline.training.trackers import TRACKERS, identity, require_trackers
@@ -121,4 +122,12 @@ def test_settings() -> None:
     with pytest.raises(ValueError, match="report_to must be none or some of tensorboard"):
         Tracking(report_to="mlflow")
     assert set(TRACKERS) == {"tensorboard", "wandb", "trackio"}
-    assert identity(Path("a")) == identity(Path("b/../a")) != identity(Path("b"))
+
+
+def test_a_run_keeps_its_name_and_no_two_share_one(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    name = identity(first)
+    assert len(name) == 12
+    assert identity(RunFolder(tmp_path / "a")) == name != identity(second)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert identity(RunFolder(tmp_path / "moved")) == name != identity(first)

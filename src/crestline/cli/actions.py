@@ -28,6 +28,8 @@ from crestline.pipeline.configs import (
 )
 from crestline.pipeline.reward_eval_configs import RewardEvalConfig
 from crestline.runs.files import read_json
+from crestline.runs.folder import RunFolder
+from crestline.runs.settings import build
 from crestline.serve.configs import RewardServeConfig
 from crestline.types import BadInput, Verdict
 
@@ -208,6 +210,9 @@ def run(config: RunConfig, screen: ClosableScreen) -> None:
 
 def resume(run_dir: str) -> None:
     """Go on with a run by the settings in its folder."""
+    folder = RunFolder(run_dir)
+    config = build(RunConfig, folder.read_config(), where=str(folder.config_path))
+    use(Machine(device=config.device, num_threads=config.num_threads))
     from crestline.pipeline.run import resume
 
     with open_screen() as screen:

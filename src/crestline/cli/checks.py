@@ -6,7 +6,7 @@ needs a model is left to the verb.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,11 @@ from crestline.pipeline.convert import check_output, read
 from crestline.pipeline.plan import plan, rl_settings
 from crestline.pipeline.reward_eval_configs import RewardEvalConfig, inputs_of
 from crestline.pipeline.who import people_of, world_of
+from crestline.runs.begun import RANKING_COLUMNS, SAMPLE_COLUMNS, rows_there
 from crestline.runs.files import read_jsonl
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import defaults_of, plain
+from crestline.runs.shipped import check_trained
 from crestline.serve.address import listen, url
 from crestline.serve.configs import RewardServeConfig
 from crestline.training.configs import PretrainConfig, SamplerName, SftConfig
@@ -68,7 +70,7 @@ def sample_input(config: SampleConfig) -> list[str]:
         data("dataset_name", config.dataset_name, read_prompts, config.dataset_train_split),
         model("model_name_or_path", config.model_name_or_path),
         *sampler(config.sampler, config.model_name_or_path),
-        appended("output_file", config.output_file),
+        appended(config.output_file, config.dataset_name, SAMPLE_COLUMNS),
     ]
 
 
@@ -76,7 +78,7 @@ def rank_input(config: RankConfig) -> list[str]:
     return [
         data("dataset_name", config.dataset_name, lambda source, split: read_samples(source)),
         people(config.people, config.flip_probability),
-        appended("output_file", config.output_file),
+        appended(config.output_file, config.dataset_name, RANKING_COLUMNS),
     ]
 
 
@@ -99,7 +101,8 @@ def rankings_and_model(config: RewardConfig | DpoConfig) -> list[str]:
     split = config.dataset_train_split
     found = [data("dataset_name", config.dataset_name, read_rankings, split)]
     if given := config.splits.eval_dataset_name:
-        found.append(data("eval_dataset_name", given, read_rankings, split))
+        of_evaluation = config.splits.eval_dataset_split
+        found.append(data("eval_dataset_name", given, read_rankings, of_evaluation))
     return [*found, model("model_name_or_path", config.model_name_or_path)]
 
 
@@ -196,6 +199,8 @@ def crest_input(config: CrestConfig) -> list[str]:
         raise BadInput(
             f"{rl_folder} holds no checkpoints of an RL run; give the folder of crestline rl"
         )
+    if rl_folder == run_dir:
+        check_trained(run_dir)
     found = [f"run_dir: {len(rows)} checkpoints in {rl_folder}"]
     if config.people and config.stand_in:
         raise BadInput("--people and --stand_in exclude each other: one of them answers")
@@ -243,7 +248,7 @@ def run_input(config: RunConfig) -> list[str]:
         require_trackers(getattr(config, name).tracking)
     ignore = [key for n in stages for key in may_change(Path(config.output_dir, n), f"{n}.")]
     is_there = RunFolder(config.output_dir).check(
-        plain(config), what="run", ignore=ignore, defaults=defaults_of(config)
+        plain(config), what="run", ignore=[*ignore, "output_dir"], defaults=defaults_of(config)
     )
     return [*found, f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"]
 
@@ -350,13 +355,10 @@ def folder(config: Any, verb: str) -> str:
     return f"output_dir: {config.output_dir} ({'goes on' if is_there else 'new'})"
 
 
-def appended(flag: str, name: str) -> str:
+def appended(name: str, source: str, columns: Collection[str]) -> str:
     """Looks whether rows can be added to a file."""
-    path = Path(name)
-    if path.is_dir():
-        raise BadInput(f"--{flag} {name} is a folder; give a file")
-    num_rows = len(read_jsonl(path, missing_ok=True))
-    return f"{flag}: {name} ({f'goes on after {num_rows} rows' if num_rows else 'new'})"
+    num_rows = len(rows_there(name, source, columns))
+    return f"output_file: {name} ({f'goes on after {num_rows} rows' if num_rows else 'new'})"
 
 
 def existing_folder(name: str) -> Path:

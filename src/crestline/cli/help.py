@@ -46,7 +46,7 @@ Exit codes: 0 done; 2 bad input; 3 paused, the same command goes on; 130 interru
 
 def verb_help(verb: Verb, options: Sequence[Option]) -> str:
     """The flags of a verb in groups, with help and defaults, and two examples."""
-    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 110))
     usage = f" {verb.positional.upper()}" if verb.positional else ""
     lines = [f"usage: crestline {verb.name}{usage} [--flag value ...]", "", _capital(verb.summary)]
     shown = [option for option in options if not option.is_set_by_run]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the words of the command line say and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = Command()
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # a terminal that lacks our arrows still gets the words
+        sys.stdout.reconfigure(errors="replace")
     try:
         command.do(words)
         sys.stdout.flush()
@@ -102,7 +107,7 @@ class Command:
         options = verb.options(verb.defaults())
         flags = parse_flags(words, options, verb.positional)
         control = assemble("control", verb.control(), flags)
-        if isinstance(control, RunControl) and control.resume:
+        if isinstance(control, RunControl) and "resume" in flags:
             self.resume(control, flags)
             return
         if isinstance(control, DoctorControl):
@@ -169,9 +174,9 @@ class Command:
             )
         assert self.verb is not None
         self.config = replace(self.verb.defaults(), output_dir=control.resume)
-        if not (Path(control.resume) / "config.yaml").is_file():
+        if not control.resume or not (Path(control.resume) / "config.yaml").is_file():
             raise BadInput(
-                f"--resume {control.resume} holds no run (no config.yaml); "
+                f"--resume {control.resume or repr('')} holds no run (no config.yaml); "
                 "start one with: crestline run"
             )
         from crestline.cli.actions import resume

@@ -151,12 +151,21 @@ def _leaves(
     if path in groups and isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         for key, value in node.value:
-            name = str(loader.construct_object(key, deep=True))
+            name = str(_constructed(key, loader, file))
             yield from _leaves(value, (*path, name), loader, file, groups)
     elif not path:
         raise BadInput(f"{file}:{line}: expected settings such as 'seed: 0'")
     else:
-        yield path, loader.construct_object(node, deep=True), line
+        yield path, _constructed(node, loader, file), line
+
+
+def _constructed(node: yaml.Node, loader: yaml.SafeLoader, file: str) -> Any:
+    """What a node says. Raises BadInput for what only looks like a value of YAML, such as the date 2024-13-45."""
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, OverflowError) as error:
+        line = node.start_mark.line + 1
+        raise BadInput(f"{file}:{line}: {error}; text belongs in quotes") from error
 
 
 def assemble(part: str, base: T, given: Mapping[str, Given]) -> T:

@@ -58,9 +58,17 @@ class ClosableScreen(Protocol):
     ) -> None: ...
 
 
+class PipedConsole(Console):
+    """A console whose reader may go away: that is an error like others, not an exit of its own."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
+
+
 def open_screen() -> ClosableScreen:
     """Live bars where stdout is a terminal, else plain lines."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = PipedConsole(highlight=False, soft_wrap=True)
     return LiveScreen(console) if console.is_terminal else PlainScreen(console)
 
 

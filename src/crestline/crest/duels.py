@@ -19,6 +19,9 @@ Phase = Literal["first", "explore", "focus", "last", "confirm"]
 """Why a duel was asked: spread evenly; the peak might be there; the fit puts it there or nearly;
 has the curve turned; confirm what is about to ship."""
 
+PASSED_ON: tuple[Phase, ...] = ("first", "explore")
+"""Phases whose duels a neighbour may take over. The others count as duels of the checkpoint that they are about."""
+
 Question = tuple[int, int]
 """(update, prompt_index) of one duel against the reference."""
 
@@ -70,6 +73,10 @@ class DuelBook:
             if question in self.asked:
                 raise ValueError(f"update {question[0]}, prompt {question[1]} was asked before")
             self.asked[question] = phase
+
+    def is_confirming(self) -> bool:
+        """Whether the confirmation was asked."""
+        return "confirm" in self.asked.values()
 
     def num_asked(self, update: int) -> int:
         """How many duels of this checkpoint were asked."""
@@ -126,22 +133,30 @@ def focused(fit: StackedFit, num_duels: int, rng: np.random.Generator) -> list[i
 
 
 def with_prompts(
-    book: DuelBook, wanted: Sequence[int], updates: Sequence[int], num_prompts: int, seed: int
+    book: DuelBook,
+    wanted: Sequence[int],
+    updates: Sequence[int],
+    num_prompts: int,
+    seed: int,
+    *,
+    may_pass: bool,
+    num_kept: int = 0,
 ) -> list[Question]:
-    """Give each wanted checkpoint its next prompt; a checkpoint that has none left passes the
-    duel to the nearest one that has.
+    """Give each wanted checkpoint its next prompt.
 
     Each checkpoint goes through the prompts in its own order, drawn from (seed, update).
-    Returns fewer questions than wanted only if every prompt of every checkpoint was asked.
+    may_pass: whether a checkpoint that has no prompt left passes the duel to the nearest one that
+    has; otherwise the duel is left out. num_kept: prompts of each checkpoint that stay unused.
     """
+    num_free = num_prompts - num_kept
     used = {u: book.num_asked(u) for u in updates}
     orders: dict[int, list[int]] = {}
     place = {u: i for i, u in enumerate(updates)}
     questions: list[Question] = []
     for update in wanted:
-        free = [u for u in updates if used[u] < num_prompts]
+        free = [u for u in (updates if may_pass else (update,)) if used[u] < num_free]
         if not free:
-            break
+            continue
         chosen = min(free, key=lambda u: (abs(place[u] - place[update]), u))
         if chosen not in orders:
             rng = np.random.default_rng([seed, chosen])

@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 
 from crestline.crest.configs import WatchConfig
-from crestline.crest.duels import DuelBook, Phase, Question, first_pass, focused, with_prompts
+from crestline.crest.duels import (
+    PASSED_ON,
+    DuelBook,
+    Phase,
+    Question,
+    first_pass,
+    focused,
+    with_prompts,
+)
 from crestline.crest.verdict import NUM_CURVES, decide, judge
 from crestline.types import Duel, Observation, Verdict
 
@@ -177,17 +185,18 @@ class Watch:
         return missing
 
     def _plan_later(self, updates: list[int], left: int) -> None:
-        """A batch near the supposed peak, or the confirmation of what would ship."""
+        """A batch near the supposed peak; the confirmation of what would ship once the rest of the
+        labels is spent, or near the peak no prompt is left. Nothing follows the confirmation.
+        """
+        if self._book.is_confirming():
+            return
         config = self.config
         rng = np.random.default_rng([config.watch_seed, 2, len(self._book.asked)])
         tally = self._book.tally(self._distances())
         fit = tally.fit()
         judgement = judge(tally, fit, fit.sample(NUM_CURVES, rng), config.confidence)
-        to_focus = left - round(config.confirm_share * config.num_labels)
-        if to_focus <= 0:
-            self._ask("confirm", [updates[judgement.ship]] * left, updates)
-            return
-        num_duels = min(config.num_duels_per_batch, to_focus)
+        to_confirm = min(left, self._num_to_confirm())
+        num_duels = min(config.num_duels_per_batch, left - to_confirm)
         in_doubt = 0.02 < judgement.decline < 0.98
         num_last = int(config.last_share * num_duels) if in_doubt else 0
         places = focused(fit, num_duels - num_last, rng)
@@ -196,8 +205,27 @@ class Watch:
         self._ask("focus", [updates[i] for i in places if near[i]], updates)
         self._ask("explore", [updates[i] for i in places if not near[i]], updates)
         self._ask("last", [updates[-1]] * num_last, updates)
+        if not self._book.pending():
+            self._ask("confirm", [updates[judgement.ship]] * to_confirm, updates)
+
+    def _num_to_confirm(self) -> int:
+        return round(self.config.confirm_share * self.config.num_labels)
+
+    def _num_kept(self) -> int:
+        """The prompts of each checkpoint that are kept for the confirmation: a quarter at most, and
+        none where that is too few for a confirmation to count.
+        """
+        kept = min(self._num_to_confirm(), self.num_prompts // 4)
+        return kept if kept >= self.config.min_duels else 0
 
     def _ask(self, phase: Phase, wanted: list[int], updates: list[int]) -> None:
-        seed = self.config.watch_seed
-        questions = with_prompts(self._book, wanted, updates, self.num_prompts, seed)
+        questions = with_prompts(
+            self._book,
+            wanted,
+            updates,
+            self.num_prompts,
+            self.config.watch_seed,
+            may_pass=phase in PASSED_ON,
+            num_kept=0 if phase == "confirm" else self._num_kept(),
+        )
         self._book.ask(questions, phase)

@@ -36,6 +36,7 @@ def annotator_reliability(
     comparison_L: ArrayLike,
     first_won_L: ArrayLike,
     *,
+    num_annotators: int | None = None,
     prior: tuple[float, float] = PRIOR,
     most_steps: int = 1000,
     tolerance: float = 1e-9,
@@ -43,6 +44,7 @@ def annotator_reliability(
     """The most probable reliability of each annotator, by expectation and maximisation.
 
     annotator_L, comparison_L: who answered what, numbers from 0. first_won_L: True where the answer was "the first".
+    num_annotators: A; None takes the largest of annotator_L plus 1. Who answered nothing has the prior's mode.
     prior: (a, b) of the Beta distribution of reliabilities, both at least 1. A person answers right with one
     probability whatever the comparison (one coin); the truth is a fair coin before anyone answered.
     Raises: ValueError where no comparison was answered by two different annotators.
@@ -54,7 +56,9 @@ def annotator_reliability(
     """
     annotator, comparison = np.asarray(annotator_L), np.asarray(comparison_L)
     sign = np.where(np.asarray(first_won_L, dtype=bool), 1.0, -1.0)
-    num_annotators, num_comparisons = int(annotator.max()) + 1, int(comparison.max()) + 1
+    num_comparisons = int(comparison.max()) + 1
+    if num_annotators is None:
+        num_annotators = int(annotator.max()) + 1
     pairs = np.unique(np.stack([comparison, annotator]), axis=1)
     people_C = np.bincount(pairs[0], minlength=num_comparisons)
     shared_L = people_C[comparison] > 1

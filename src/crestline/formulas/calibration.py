@@ -21,6 +21,8 @@ Whole = NDArray[np.int64]
 
 SMALLEST = 1e-12
 """Probabilities are kept this far from 0 and 1 in logarithms: one wrong certainty costs 27.6 nats."""
+PRIOR_COMPARISONS = 1.0
+"""What is believed of a temperature before any comparison was seen is worth so many comparisons."""
 
 
 # ---------------------------------------------------------------- temperature
@@ -42,15 +44,18 @@ def preference_probability(differences: ArrayLike, temperature: float) -> Array:
 def fit_temperature(differences_P: ArrayLike, weights_P: ArrayLike | None = None) -> float:
     """The temperature T that makes σ(difference / T) most likely, in raw units.
 
-    differences_P: raw score of the preferred completion minus that of the other. weights_P: ≥ 0,
-    equal by default. T lies between e⁻⁵ and e⁵ times the differences' root mean square: near the
-    lower end where all pairs are right, near the upper where scores say nothing. 1 if all
-    differences are 0.
+    differences_P: raw score of the preferred completion minus that of the other. weights_P: how
+    many comparisons each stands for, ≥ 0, 1 by default. A prior worth `PRIOR_COMPARISONS`, half of
+    them right and half wrong at a difference of one root mean square, keeps T finite where few
+    pairs are all right: n right ones of one size give size / ln(2n + 1). It moves T by about 2 / n
+    of its value where scores and people disagree now and then. T is at most e⁵ root mean squares,
+    which it nears where scores say nothing. 1 if all differences are 0.
     Raises: ValueError if there are no pairs, or a difference is not finite.
-    Source: Guo et al. (2017), arXiv 1706.04599, section 4.2.
+    Source: Guo et al. (2017), arXiv 1706.04599, section 4.2; Platt (1999), section 2.2, smooths the
+    targets of his sigmoid in the same spirit, as if one more answer of each kind had been seen.
 
-    >>> round(fit_temperature([1.0, 1.0, 1.0, -1.0]), 3)  # right in 3 of 4: σ(1/T) = 3/4
-    0.91
+    >>> round(fit_temperature([1.0, 1.0, 1.0, -1.0]), 3)  # σ(1/T) = (3 + ½) / (4 + 1)
+    1.18
     """
     differences = np.asarray(differences_P, dtype=np.float64)
     if len(differences) == 0:
@@ -61,7 +66,8 @@ def fit_temperature(differences_P: ArrayLike, weights_P: ArrayLike | None = None
     scale = np.sqrt(np.average(differences**2, weights=weights))
     if scale == 0:
         return 1.0
-    scaled = differences / scale
+    scaled = np.append(differences / scale, [1.0, -1.0])
+    weights = np.append(weights, [PRIOR_COMPARISONS / 2] * 2)
 
     def loss(log_temperature: float) -> float:
         return float(weights @ np.logaddexp(0, -scaled / np.exp(log_temperature)))

@@ -46,6 +46,8 @@ def draw(logits_BV: Tensor, random_B: Tensor, temperature: float) -> tuple[Tenso
 
     Probabilities are softmax(logits / temperature); random_B is float64. Weights are float32, sums over blocks of the
     vocabulary float64: the chance of a token is right to about 1e-6 of itself. A token of weight 0 is never drawn.
+    Where logits are no finite numbers (but -inf here and there) the log-probability is not finite and the token means
+    nothing.
     """
     logits_BV = logits_BV.float()
     if temperature != 1:
@@ -60,14 +62,14 @@ def draw(logits_BV: Tensor, random_B: Tensor, temperature: float) -> tuple[Tenso
     summed_BK = weights_BKL.sum(2).double().cumsum(1)
     total_B1 = summed_BK[:, -1:]
     wanted_B1 = _below(random_B[:, None] * total_B1, total_B1)
-    block_B1 = torch.searchsorted(summed_BK, wanted_B1, right=True)
+    block_B1 = torch.searchsorted(summed_BK, wanted_B1, right=True).clamp_max_(blocks - 1)
     before_B1 = summed_BK.gather(1, (block_B1 - 1).clamp_min_(0)) * (block_B1 > 0)
     row_B1 = torch.arange(rows, device=logits_BV.device)[:, None]
     inside_BL = weights_BKL[row_B1, block_B1][:, 0].double().cumsum(1)
     place_B1 = torch.searchsorted(
         inside_BL, _below(wanted_B1 - before_B1, inside_BL[:, -1:]), right=True
     )
-    token_B1 = block_B1 * BLOCK + place_B1
+    token_B1 = (block_B1 * BLOCK + place_B1).clamp_max_(vocabulary - 1)
     logprob_B1 = logits_BV.gather(1, token_B1) - most_B1 - total_B1.log()
     return token_B1[:, 0], logprob_B1[:, 0]
 

@@ -15,6 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crestline.models.lora import learns_prompts
+from crestline.models.policy import in_eval
+from crestline.types import BadInput
+
 
 class Session(Protocol):
     """The rows of one call: they are appended, step together, and leave in any order."""
@@ -57,13 +61,15 @@ class Engine(Protocol):
 
 
 class TransformersEngine:
-    """Any causal language model by its own forward pass and cache: the reference for the others.
+    """Causal language models by their own forward pass and cache: the reference for the others.
 
     dtype: bfloat16 computes under autocast; anything else leaves the model its own arithmetic.
+    Raises BadInput for a model that keeps no cache, or that padding on the left would mislead.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
         self.model, self.dtype = model, dtype
+        check_padding(model)
 
     def refresh(self, model: Any) -> None:
         self.model = model
@@ -108,7 +114,7 @@ class TransformersSession:
     def keep(self, rows: NDArray[np.int64]) -> None:
         index = torch.from_numpy(rows).to(self.device)
         self.real_BT = self.real_BT[index]
-        self.cache.batch_select_indices(index)
+        self.cache.reorder_cache(index)  # recurrent layers have no batch_select_indices
 
     def _forward(self, tokens_BS: Tensor) -> Tensor:
         positions_BT = (self.real_BT.cumsum(1) - 1).clamp_min(0)
@@ -121,6 +127,42 @@ class TransformersSession:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        self.cache = out.past_key_values
+        self.cache = getattr(out, "past_key_values", None)
+        if self.cache is None:
+            raise BadInput(f"{kind_of(self.model)} models cannot be sampled: they keep no cache")
         logits_BV: Tensor = out.logits[:, -1]
         return logits_BV
+
+
+@torch.no_grad()
+def check_padding(model: Any) -> None:
+    """Raise BadInput unless a padded row goes on from the cache just as it does alone: a probe of three tokens.
+
+    It fails for models that count positions in a way of their own (Bart, Marian, RoBERTa…) or keep no cache (Mamba…).
+    """
+    kind, device = kind_of(model), next(model.parameters()).device
+    if learns_prompts(model):
+        raise BadInput("prompt and prefix tuning are not sampled here; use LoRA")
+    one, two, three = (n % model.config.get_text_config().vocab_size for n in (5, 6, 7))
+    try:
+        with in_eval(model):
+            session = TransformersSession(model)
+            session.append([[one, two, three], [three]], [1, 1])
+            found_V = session.step(torch.tensor([one, two], device=device))[1].float()
+            alone = torch.tensor([[three, two]], device=device)
+            logits_V = model(input_ids=alone).logits[0, -1].float()
+    except BadInput:
+        raise
+    except Exception as error:  # models raise many kinds for arguments that they do not know
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{kind} models cannot be sampled: {line}") from error
+    tolerance = 0.01 if next(model.parameters()).dtype == torch.float32 else 0.1
+    if (found_V - logits_V).abs().max() > tolerance * logits_V.abs().max():
+        raise BadInput(
+            f"{kind} models cannot be sampled: with padding on the left they count positions in their own way"
+        )
+
+
+def kind_of(model: Any) -> str:
+    """What config.json calls this kind of model."""
+    return str(model.config.model_type)

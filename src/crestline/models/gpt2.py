@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from crestline.models.decoding import Attend
 from crestline.models.kv_cache import CacheShape
+from crestline.models.llama_family import answers_itself
+from crestline.models.lora import learns_prompts
 from crestline.models.matmul import activated_, add_linear_, linear
 from crestline.models.projection import Projection, projection_of, without_saving_wrapper
 from crestline.models.shadow import Shadow, Weights
@@ -50,6 +52,8 @@ class _Layer:
 
 def is_plain_gpt2(model: Any) -> bool:
     """Whether `Gpt2Decoder` computes exactly what this model (a PeftModel is looked into) computes."""
+    if learns_prompts(model):
+        return False
     model = _inside(model)
     config = model.config
     if type(model).__name__ != "GPT2LMHeadModel" or not config.scale_attn_weights:
@@ -59,6 +63,11 @@ def is_plain_gpt2(model: Any) -> bool:
     if config.add_cross_attention or config.activation_function not in ACTIVATIONS:
         return False
     body = model.transformer
+    norms = [body.ln_f, *(norm for block in body.h for norm in (block.ln_1, block.ln_2))]
+    if not all(map(answers_itself, norms)):
+        return False
+    if any(type(block.attn).__name__ != "GPT2Attention" for block in body.h):
+        return False
     embeddings = (without_saving_wrapper(body.wte), without_saving_wrapper(body.wpe))
     maps = [m for block in body.h for m in _maps(block)] + [projection_of(model.lm_head)]
     return all(type(e) is nn.Embedding for e in embeddings) and None not in maps

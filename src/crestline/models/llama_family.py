@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crestline.models.lora import learns_prompts
 from crestline.models.projection import Projection, projection_of, without_saving_wrapper
 
 FAMILY = tuple(
@@ -96,6 +97,8 @@ def family_of(model: Any) -> LlamaFamily | None:
 
     It holds the live parameters, so optimiser steps show; ask again after adapters were switched or merged.
     """
+    if learns_prompts(model):
+        return None
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     known = type(model).__module__.startswith("transformers.") and type(model).__name__ in FAMILY
@@ -110,6 +113,8 @@ def family_of(model: Any) -> LlamaFamily | None:
     if rope.rope_type not in FIXED_ROPE or rope.inv_freq.shape[0] * 2 != head_size:
         return None
     layers = [_layer_of(layer) for layer in inside.layers]
+    if not answers_itself(inside.norm):
+        return None
     if type(embedding) is not nn.Embedding or output is None or None in layers:
         return None
     return LlamaFamily(
@@ -126,6 +131,11 @@ def family_of(model: Any) -> LlamaFamily | None:
     )
 
 
+def answers_itself(norm: nn.Module) -> bool:
+    """Whether a norm computes with its own weights: LN tuning puts another layer in its place."""
+    return not type(norm).__module__.startswith("peft.tuners")
+
+
 def _layer_of(layer: Any) -> LlamaLayer | None:
     attention, mlp = layer.self_attn, layer.mlp
     projections = {
@@ -137,7 +147,8 @@ def _layer_of(layer: Any) -> LlamaLayer | None:
         "up": projection_of(mlp.up_proj),
         "down": projection_of(mlp.down_proj),
     }
-    if None in projections.values():
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    if None in projections.values() or not all(map(answers_itself, norms)):
         return None
     window = getattr(attention, "sliding_window", None)
     if type(attention).__name__ == "MistralAttention":  # every layer reads it from the config

@@ -17,6 +17,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from crestline.models.llama_family import family_of
 from crestline.models.lora import (
     ADAPTER_CONFIG,
     is_adapted,
@@ -79,18 +80,34 @@ def load_policy(name_or_path: str | Path, *, device: str = "cpu") -> Any:
     Raises BadInput if the folder or hub name holds no such model.
     """
     attention = "eager" if device == "cpu" else "sdpa"
-    model = load_model(
+    found = load_model(
         AutoModelForCausalLM,
         name_or_path,
         device,
         "a causal language model",
         attn_implementation=attention,
-    ).model
+    )
+    model = found.model
     made_for = model.config.architectures or [""]
     adapter = read_adapter_config(Path(name_or_path)) or {}
     if made_for[0].endswith("ForSequenceClassification") or adapter.get("task_type") == "SEQ_CLS":
         raise BadInput(f"{name_or_path} is a reward model or classifier, not a language model")
+    own = {name for name, _ in model.named_parameters()}  # tied ones once, by their first name
+    if fresh := [name for name in found.missing if name in own]:
+        raise BadInput(f"{name_or_path} is not a whole language model: it has no {fresh[0]}")
+    if family_of(model) is None and looks_ahead(model):
+        raise BadInput(
+            f"{name_or_path} is an encoder: a token changes what this {type(model).__name__} says before it"
+        )
     return model
+
+
+@torch.no_grad()
+def looks_ahead(model: Any) -> bool:
+    """Whether logits depend on later tokens, told by two rows of three tokens. The model must be in `eval`."""
+    tokens_NT = torch.tensor([[0, 1, 2], [0, 1, 1]], device=model.device)
+    first_TV, other_TV = model(input_ids=tokens_NT).logits[:, :2].float()
+    return bool((first_TV - other_TV).abs().max() > 1e-3 * first_TV.abs().max())
 
 
 def load_model(

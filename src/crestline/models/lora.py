@@ -23,6 +23,8 @@ from crestline.types import BadInput
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALL_LINEAR = "all-linear"
+JOINED_FROM = "joined_from"
+"""Attribute of a model that an adapter folder was merged into: that folder."""
 
 
 class LoraSettings(Protocol):
@@ -50,7 +52,9 @@ def with_adapters(
 
     task: reward: a sequence classifier, of which every module outside the backbone is trained in full. policy: a
     causal language model; its output layer stays as it is. seed: decides the adapters' first weights. new_modules:
-    modules inside the backbone that have fresh weights, such as BERT's pooler, trained in full too.
+    modules inside the backbone that have fresh weights, such as BERT's pooler, trained in full too. Of a model that
+    came out of an adapter folder the new adapters name that folder; `load_model` follows such a chain, plain peft
+    opens its first link only.
     Raises BadInput if a target names no linear layer.
     Source: Hu et al. (2021), arXiv 2106.09685; `modules_to_save` of peft.
     """
@@ -111,14 +115,23 @@ def is_transposed(module: nn.Module) -> bool:
 
 
 def origin(model: Any) -> str:
-    """Where a model was loaded from, as adapters name it: a hub name, or the whole path of a folder."""
-    name = str(model.config._name_or_path or model.name_or_path or "")
+    """Where a model was loaded from, as adapters name it: a hub name, or the whole path of a folder.
+
+    That is the adapter's folder where one was merged in, while config._name_or_path stays the plain model below it.
+    """
+    joined_from = getattr(model, JOINED_FROM, None)
+    name = str(joined_from or model.config._name_or_path or model.name_or_path or "")
     return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def is_adapted(model: Any) -> bool:
     """Whether the model carries adapters."""
     return hasattr(model, "peft_config")
+
+
+def learns_prompts(model: Any) -> bool:
+    """Whether adapters give the model virtual tokens to read, as prompt and prefix tuning do."""
+    return is_adapted(model) and any(c.is_prompt_learning for c in model.peft_config.values())
 
 
 def merged(model: Any) -> Any:
@@ -181,17 +194,25 @@ def read_adapter_config(folder: Path) -> dict[str, Any] | None:
 def joined(model: Any, folder: Path) -> tuple[Any, set[str]]:
     """The model with an adapter folder merged in, and the names of the parameters that the adapter replaced whole.
 
-    Raises BadInput if the adapter does not fit the model.
+    model: a language model, or a classifier: a language model's adapter then works on its backbone.
+    Raises BadInput if the adapter does not fit the model, or is of a kind that weights cannot take up.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     try:
         with quiet_peft():
             warnings.filterwarnings("error", message=".*adapter keys.*")
-            adapted = PeftModel.from_pretrained(model, str(folder))
+            config = PeftConfig.from_pretrained(str(folder))
+            if config.task_type == "CAUSAL_LM" and not model.can_generate():
+                config.task_type = None  # peft would ask the classifier how it generates
+            adapted = PeftModel.from_pretrained(model, str(folder), config=config)
     except Exception as error:  # peft raises many kinds for an adapter that does not fit
         line = str(error).strip().splitlines()[0]
         raise BadInput(f"{folder}: the adapter does not fit its base model: {line}") from None
+    if not hasattr(adapted, "merge_and_unload"):
+        raise BadInput(
+            f"{folder}: an adapter by {config.peft_type.value} cannot be merged into weights; give one by LoRA"
+        )
     whole = {
         f"{name}.{inner}"
         for name, module in adapted.get_base_model().named_modules()
@@ -199,7 +220,10 @@ def joined(model: Any, folder: Path) -> tuple[Any, set[str]]:
         for inner in module.modules_to_save["default"].state_dict()
     }
     with quiet_peft():
-        return adapted.merge_and_unload(), whole
+        plain = adapted.merge_and_unload()
+    plain.requires_grad_(True)
+    setattr(plain, JOINED_FROM, str(folder.resolve()))
+    return plain, whole
 
 
 @contextmanager

@@ -13,11 +13,17 @@ from typing import Any
 OLDER_TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 """What version 5 calls a plain tokenizer.json, and what both versions know it by."""
 
+AT_THE_TOP = ("rope_theta", "partial_rotary_factor")
+"""Rotary settings that version 4 keeps outside rope_scaling."""
+
 OLDER_BASES = {
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
     "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
 }
 """By model type, where version 4 keeps the rotary base of each kind of layer."""
+
+OLDER_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
+"""By model type, other names that version 4 has for rotary settings."""
 
 
 def write_for_older(folder: Path) -> None:
@@ -59,11 +65,13 @@ def older_config(found: dict[str, Any]) -> dict[str, Any]:
     rope = found.get("rope_parameters")
     if not isinstance(rope, dict):
         return changed
-    if "rope_theta" in rope:
-        changed["rope_theta"] = rope["rope_theta"]
-        if rope.get("rope_type", "default") != "default":
-            changed["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-    for layer, key in OLDER_BASES.get(str(found.get("model_type")), {}).items():
+    kind = str(found.get("model_type"))
+    for key in AT_THE_TOP:
+        if key in rope:
+            changed[key] = changed[OLDER_NAMES.get(kind, {}).get(key, key)] = rope[key]
+    if "rope_theta" in rope and rope.get("rope_type", "default") != "default":
+        changed["rope_scaling"] = {k: v for k, v in rope.items() if k not in AT_THE_TOP}
+    for layer, key in OLDER_BASES.get(kind, {}).items():
         if "rope_theta" in (rope.get(layer) or {}):
             changed[key] = rope[layer]["rope_theta"]
     return changed

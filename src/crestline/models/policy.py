@@ -9,7 +9,9 @@ Letters: N completions, T tokens, S chosen places (rows of a mask, in order), V 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +21,24 @@ from crestline.models.blocks import recomputes
 from crestline.models.llama_family import LlamaFamily, family_of
 from crestline.models.llama_train import fits_window, tree_hidden
 from crestline.models.logprobs import EVEN_ROWS, logprobs_and_best_of, logprobs_of, slices
+from crestline.models.lora import learns_prompts
 from crestline.models.tree import Tree, shared_beginning, tree_of
+from crestline.types import BadInput
 
 SHAPED_AFTER_THE_OUTPUT_LAYER = (
     "final_logit_softcapping",
     "logits_soft_cap",
+    "output_logit_soft_cap",
     "logits_scaling",
     "logit_scale",
     "lm_head_multiplier",
 )
-"""Settings of Gemma, RecurrentGemma, Granite, Cohere and Falcon-H1 that change what the output layer gave."""
+"""Settings of Gemma, RecurrentGemma, xLSTM, Granite, Cohere and Falcon-H1 that change what the output layer gave.
+
+Small logits pass a cap nearly unchanged, so that a probe of an untrained model would not notice it."""
+
+_in_two_parts: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+"""What `_has_two_parts` found for each model."""
 
 
 def token_logprobs(
@@ -87,9 +97,9 @@ def logits_before(
 ) -> Tensor:
     """Logits [S, V] from which each chosen token was predicted; arguments as for `token_logprobs`.
 
-    Only these places pass through the output layer.
+    Only these places pass through the output layer where logits are all that it does.
     """
-    if any(getattr(model.config, name, None) for name in SHAPED_AFTER_THE_OUTPUT_LAYER):
+    if not _has_two_parts(model):
         _check(chosen_NT)
         inputs = _inputs(tokens_NT, lengths_N)
         logits: Tensor = model(**inputs, use_cache=False).logits[chosen_NT[:, 1:]]
@@ -160,9 +170,57 @@ def _without_autocast(family: LlamaFamily, tree: Tree, model: Any) -> Tensor:
 
 
 def _trunk(model: Any) -> Any:
-    """The model without its output layer, adapters included."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return plain.base_model
+    """The model without its output layer, adapters included. Raises BadInput for adapters that are no layers in it."""
+    if learns_prompts(model):
+        raise BadInput("prompt and prefix tuning are not trained here; use LoRA")
+    return _inside(model).base_model
+
+
+def _inside(model: Any) -> Any:
+    """The transformers model inside a PeftModel; any other as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _has_two_parts(model: Any) -> bool:
+    """Whether logits are exactly what the output layer makes of the trunk's last hidden states.
+
+    Told by the settings and, for models that are not ours, by a probe, once for each model.
+    """
+    plain = _inside(model)
+    if plain not in _in_two_parts:
+        config = plain.config.get_text_config()
+        shaped = any(getattr(config, name, None) for name in SHAPED_AFTER_THE_OUTPUT_LAYER)
+        ours = family_of(model) is not None
+        _in_two_parts[plain] = not shaped and (ours or _passes_probe(model))
+    return _in_two_parts[plain]
+
+
+@torch.no_grad()
+def _passes_probe(model: Any) -> bool:
+    """Whether trunk and output layer one after the other give the model's own logits for a few tokens."""
+    trunk, device = _trunk(model), next(model.parameters()).device
+    tokens_NT = torch.arange(4, device=device)[None] % model.config.get_text_config().vocab_size
+    try:
+        with in_eval(model), torch.autocast(device.type, enabled=False):
+            hidden = trunk(input_ids=tokens_NT, use_cache=False).last_hidden_state
+            found = model.get_output_embeddings()(hidden)
+            logits = model(input_ids=tokens_NT, use_cache=False).logits
+        most = float(logits.abs().max())
+        return bool(torch.allclose(found, logits, rtol=1e-5, atol=1e-5 * most))
+    except Exception:  # whatever a trunk of another shape raises: the whole model is asked then
+        return False
+
+
+@contextmanager
+def in_eval(model: nn.Module) -> Iterator[None]:
+    """With every module in `eval`; each goes back to the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _inputs(tokens_NT: Tensor, lengths_N: Tensor) -> dict[str, Tensor]:
@@ -182,7 +240,7 @@ def _check(chosen_NT: Tensor) -> None:
 
 def _plain_output_weight(model: Any) -> Tensor | None:
     """The output layer's weight where logits are just its product with the hidden states."""
-    if any(getattr(model.config, name, None) for name in SHAPED_AFTER_THE_OUTPUT_LAYER):
+    if not _has_two_parts(model):
         return None
     layer = model.get_output_embeddings()
     return layer.weight if type(layer) is nn.Linear and layer.bias is None else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -29,14 +30,36 @@ def load(check: dict[str, Any]) -> tuple[Any, Any]:
         return model.eval(), tokenizer
     from peft import PeftModel
 
-    base = AutoModelForSequenceClassification.from_pretrained(
-        check["base"],
-        num_labels=1,
-        num_hidden_layers=check["num_hidden_layers"],
-        ignore_mismatched_sizes=True,
-    )
+    base = base_model(check["base"], check["num_hidden_layers"])
     base.config.pad_token_id = tokenizer.pad_token_id
     return PeftModel.from_pretrained(base, check["folder"]).eval(), tokenizer
+
+
+def base_model(name: str, num_layers: int) -> Any:
+    """The first layers of a base model with a new head; one that is an adapter itself is merged into its own base."""
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    if (Path(name) / "adapter_config.json").is_file():
+        adapter = PeftConfig.from_pretrained(name)
+        adapter.task_type = None  # a language model's, here under another head
+        below = base_model(adapter.base_model_name_or_path, num_layers)
+        return PeftModel.from_pretrained(below, name, config=adapter).merge_and_unload()
+    config = AutoConfig.from_pretrained(name, num_labels=1)
+    return AutoModelForSequenceClassification.from_pretrained(
+        name, config=first_layers(config, num_layers), ignore_mismatched_sizes=True
+    )
+
+
+def first_layers(config: Any, num: int) -> Any:
+    """The config, changed to hold only the first `num` layers, in the lists that say something of each layer too."""
+    text = config.get_text_config()
+    whole = text.num_hidden_layers
+    text.num_hidden_layers = num
+    for name, value in list(vars(text).items()):
+        if "layer" in name and isinstance(value, list) and len(value) == whole:
+            setattr(text, name, value[:num])
+    return config
 
 
 def scores(check: dict[str, Any]) -> list[float]:

@@ -19,6 +19,7 @@ from crestline.models.ensemble import RewardEnsemble, read_ensemble
 from crestline.models.heads import draw_heads, last_linear, mean_head, outside_backbone, set_heads
 from crestline.models.load import Loaded, first_line, load_model, load_tokenizer, look_for
 from crestline.models.lora import LoraSettings, read_adapter_config, with_adapters
+from crestline.models.reload_script import first_layers
 from crestline.models.reward_model import ADAPTER_STORED, HEADS_FILE, RewardModel, ScoreDtype
 from crestline.types import BadInput
 
@@ -29,6 +30,9 @@ __all__ = [
     "load_reward_model",
     "new_reward_model",
 ]
+
+NEW_HEAD: dict[str, Any] = {"num_labels": 1, "ignore_mismatched_sizes": True}
+"""Arguments that load a model with a head of one output, drawn anew where it has none."""
 
 
 def load_reward_model(
@@ -55,9 +59,9 @@ def load_reward_model(
                 f"{path} has no trained reward head: it is the adapter of a language model"
             )
         stored = read_stored(path / ADAPTER_STORED)
-        arguments = {"num_labels": 1, "ignore_mismatched_sizes": True}
+        arguments = NEW_HEAD
         if layers := stored.get("num_hidden_layers"):
-            arguments["num_hidden_layers"] = layers
+            arguments = shallower(path, int(layers))
     found = load_classifier(name_or_path, device, "a reward model", **arguments)
     model = found.model
     if fresh := [*found.missing, *found.mismatched]:
@@ -74,7 +78,7 @@ def load_reward_model(
         read_heads(model, path / HEADS_FILE)
     return RewardModel(
         model.eval(),
-        load_tokenizer(name_or_path),
+        tokenizer_for(model, name_or_path),
         max_length=int(stored.get("max_length", 1024)),
         calibration=Calibration.stored(stored),
         aggregate=stored.get("aggregate", "mean"),
@@ -103,11 +107,9 @@ def new_reward_model(
     Raises BadInput if the backbone cannot carry a head, or lacks weights of its own.
     """
     torch.manual_seed(seed)
-    arguments: dict[str, Any] = {"num_labels": 1, "ignore_mismatched_sizes": True}
-    if half_depth:
-        arguments["num_hidden_layers"] = half_of(backbone)
+    arguments = shallower(backbone) if half_depth else NEW_HEAD
     found = load_classifier(backbone, device, "a backbone", **arguments)
-    model = found.model
+    model, tokenizer = found.model, tokenizer_for(found.model, backbone)
     fresh = fresh_modules(found, backbone)
     if num_heads > 1:
         draw_heads(model, num_heads, seed)
@@ -116,7 +118,7 @@ def new_reward_model(
         model = with_adapters(model, lora, task="reward", seed=seed, new_modules=inside)
     return RewardModel(
         model,
-        load_tokenizer(backbone),
+        tokenizer,
         max_length=max_length,
         calibration=Calibration(),
         aggregate=aggregate,
@@ -158,14 +160,40 @@ def fresh_modules(found: Loaded, backbone: str | Path) -> list[str]:
     return sorted((tops & set(head)) | poolers)
 
 
-def half_of(backbone: str | Path) -> int:
-    """Half of a backbone's blocks, at least one."""
-    look_for(backbone)
+def shallower(name_or_path: str | Path, num_layers: int = 0) -> dict[str, Any]:
+    """Arguments that load the first blocks of a model, or of an adapter's base model, with a head of one output.
+
+    num_layers: how many blocks; 0 takes half of them, at least one. Raises BadInput if there is no config to read.
+    """
+    look_for(name_or_path)
+    if adapter := read_adapter_config(Path(name_or_path)):
+        return shallower(adapter["base_model_name_or_path"], num_layers)
     try:
-        config = AutoConfig.from_pretrained(str(backbone), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            str(name_or_path), trust_remote_code=False, num_labels=1
+        )
     except Exception as error:  # transformers raises many kinds for a broken config
-        raise BadInput(f"cannot read the config of {backbone}: {first_line(error)}") from None
-    return max(1, int(config.num_hidden_layers) // 2)
+        raise BadInput(f"cannot read the config of {name_or_path}: {first_line(error)}") from None
+    half = max(1, int(config.get_text_config().num_hidden_layers) // 2)
+    return {"config": first_layers(config, num_layers or half), "ignore_mismatched_sizes": True}
+
+
+def tokenizer_for(model: Any, name_or_path: str | Path) -> Any:
+    """The tokenizer of a model; one whose padding has no row in the embeddings pads with its end token.
+
+    Raises BadInput if there is no tokenizer, or no token to pad with.
+    """
+    tokenizer = load_tokenizer(name_or_path)
+    num_rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id < num_rows:
+        return tokenizer
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= num_rows:
+        raise BadInput(
+            f"{name_or_path}: the tokenizer pads with {tokenizer.pad_token}, which has no row among the model's "
+            f"{num_rows} embeddings; set pad_token in its tokenizer_config.json to a token that has one"
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def read_heads(model: Any, path: Path) -> None:

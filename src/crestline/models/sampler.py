@@ -22,12 +22,15 @@ from torch import Tensor
 from crestline.models.draws import draw, uniforms
 from crestline.models.engine_choice import engine_of
 from crestline.models.engines import Engine, Session
+from crestline.models.policy import in_eval
 from crestline.models.text import render_prompt
-from crestline.types import BadInput, Completion, PromptText
+from crestline.types import BadInput, Completion, Paused, PromptText
 
 ROWS_AT_ONCE = 256
 STEPS_UNSEEN = {"cuda": 8}
 """Steps after which ended rows are looked for, where looking waits for the device; elsewhere every step."""
+DRAWN_ON = {"mps": torch.device("cpu")}
+"""Where tokens are drawn for devices that know no float64; elsewhere on the device itself."""
 WORTH_MOVING = 8
 """Rows are dropped or appended when at least one row in so many has ended."""
 LOGITS_TOGETHER = 1 << 24
@@ -73,12 +76,18 @@ class PolicySampler:
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[PromptText], seeds: Sequence[int]) -> list[Completion]:
-        """One completion for each prompt; seeds[i] names its random stream."""
+        """One completion for each prompt; seeds[i] names its random stream.
+
+        Raises BadInput as `encode`, and Paused where the policy's logits are not finite.
+        """
         encoded = self.encode(prompts)
         if not encoded:
             return []
-        was_training = self.model.training
-        self.model.eval()
+        with in_eval(self.model):
+            return self._completions(self._written(encoded, seeds))
+
+    def _written(self, encoded: Sequence[list[int]], seeds: Sequence[int]) -> Writing:
+        """The completions of these prompts, written to their ends."""
         length = self.max_completion_length
         groups = groups_of(encoded, self.batch_size)
         session, rows = self.engine.open(
@@ -99,8 +108,7 @@ class PolicySampler:
             device=device,
         )
         writing.run()
-        self.model.train(was_training)
-        return self._completions(writing)
+        return writing
 
     def _completions(self, writing: Writing) -> list[Completion]:
         counts, ended = writing.counts_N.tolist(), writing.ended_N.tolist()
@@ -219,16 +227,17 @@ class Writing:
     ) -> Tensor:
         """Draw the next token of each row, [B]; `_look` will take it up."""
         random = self.random_NT[number_B, np.minimum(place_B, self.length - 1)]
-        random_B = torch.from_numpy(random).to(self.device)
+        place = DRAWN_ON.get(self.device.type, self.device)
+        random_B = torch.from_numpy(random).to(place)
         drawn = [
-            draw(self.session.logits(states[rows]), random_B[rows], self.temperature)
+            draw(self.session.logits(states[rows]).to(place), random_B[rows], self.temperature)
             for rows in row_slices(len(number_B), self.rows_together)
         ]
         token_B = torch.cat([token for token, _ in drawn])
         self.unseen.append(
             (number_B, place_B, token_B, torch.cat([logprob for _, logprob in drawn]))
         )
-        return token_B
+        return token_B.to(self.device)
 
     def _look(self) -> None:
         """Take up what was drawn, find the rows that ended, and drop them where that pays."""
@@ -239,6 +248,11 @@ class Writing:
             number_B, place_B = number_B[going_B], place_B[going_B]
             self.tokens_NT[number_B, place_B] = token_B[going_B]
             self.logprobs_NT[number_B, place_B] = logprob_B[going_B]
+            if not np.isfinite(logprob_B[going_B]).all():
+                raise Paused(
+                    "the policy's logits are not finite numbers; go back to an earlier checkpoint and lower "
+                    "--learning_rate or --max_grad_norm (and look at --temperature if it is tiny)"
+                )
             ends_B = (token_B[going_B][:, None] == self.end_ids).any(1)
             over_B = ends_B | (place_B + 1 == self.length)
             self.ended_N[number_B] = ends_B

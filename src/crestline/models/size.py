@@ -62,9 +62,8 @@ def size_of(name_or_path: str) -> Size | None:
         if (members := path / "ensemble.json").is_file():
             return _together([size_of(str(path / name)) for name in _read(members)["members"]])
         found = _read(path / "config.json")
-        files = sorted(path.glob("*.safetensors"))
-        return size_from(found, sum(map(_numbers_in, files))) if files else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return size_from(found, sum(map(_numbers_in, _weight_files(path))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -106,6 +105,14 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{file} holds no object")
     return found
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that transformers loads from a folder: one, or those that an index names."""
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    return [path / name for name in sorted(set(_read(index)["weight_map"].values()))]
 
 
 def _numbers_in(file: Path) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jinja2 import TemplateError
 
 from crestline.types import BadInput, PromptText
 
@@ -19,8 +22,7 @@ def render_prompt(tokenizer: Any, prompt: PromptText) -> str:
             "the prompt is a chat, but the model's tokenizer has no chat template; "
             "give plain-text prompts or a model that was fine-tuned on conversations"
         )
-    text: str = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    return text
+    return _templated(tokenizer, prompt, add_generation_prompt=True)
 
 
 def render_scored(tokenizer: Any, prompt: PromptText, completion: str) -> str:
@@ -29,6 +31,14 @@ def render_scored(tokenizer: Any, prompt: PromptText, completion: str) -> str:
         return prompt + completion
     messages = [*prompt, {"role": "assistant", "content": completion}]
     if tokenizer.chat_template:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
-        return text
+        return _templated(tokenizer, messages)
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def _templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
+    """Messages by the tokenizer's chat template. Raises BadInput where the template refuses them."""
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except TemplateError as error:
+        raise BadInput(f"the chat template refuses this prompt: {error}") from None
+    return text

@@ -38,14 +38,14 @@ class FunctionPeople:
     ) -> list[float | None]:
         """What the function says of the completions.
 
-        Raises: Paused naming the item if the function fails; BadInput if what it returns is no
+        Raises: Paused naming the item if the function fails or exits; BadInput if what it returns is no
         list of numbers, one per completion.
         """
         passed = {k: v for k, v in columns.items() if self._takes_all or k in self._names}
         item = f"{columns.get('question_id', 'the question')} (prompt {str(prompt)[:60]!r})"
         try:
             returned = self.function(deepcopy(prompt), list(completions), **passed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Paused(
                 f"{self.description} failed on {item}: {type(error).__name__}: {error}; the answers "
                 "so far are kept: mend it and run the same command again"

@@ -68,7 +68,8 @@ def model_folder(run_dir: Path, checkpoint: str) -> tuple[Path, str]:
     if checkpoint == "shipped":
         return shipped(run_dir, is_rl=(rl_folder / "checkpoints.jsonl").is_file())
     names = {"reference": min(updates, default=0), "last": max(updates, default=0)}
-    update = names.get(checkpoint, int(checkpoint) if checkpoint.isdigit() else -1)
+    is_number = checkpoint.isascii() and checkpoint.isdecimal()
+    update = names.get(checkpoint, int(checkpoint) if is_number else -1)
     if update not in updates:
         known = ", ".join(map(str, updates)) or "none"
         raise BadInput(

@@ -31,7 +31,7 @@ class SampleConfig:
     dataset_train_split: str = "train"
     """Split of a hub dataset or folder."""
     output_file: str = "samples.jsonl"
-    """Where the samples are written, one prompt with its completions a line."""
+    """Where the samples are written, one prompt with its completions a line; ends in .jsonl."""
     num_generations: int = 5
     """Completions for each prompt."""
     max_completion_length: int = 64
@@ -57,7 +57,7 @@ class RankConfig:
     people: str = ""
     """Who ranks: module.py:function, or the name of an embedded world for its simulated people."""
     output_file: str = "rankings.jsonl"
-    """Where the rankings are written, each as soon as it is given."""
+    """Where the rankings are written, each as soon as it is given; ends in .jsonl."""
     flip_probability: float = 0.1
     """Simulated people only: chance that a comparison comes out the wrong way round."""
     seed: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from crestline.rewards.standin import StandIn
 from crestline.runs.checkpoints import checkpoint_path, clean_temporary, new_folder
 from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl, write_json, writing
 from crestline.runs.folder import RunFolder
+from crestline.runs.lock import FolderLock
+from crestline.runs.shipped import check_trained, remove_shipped
 from crestline.runs.tables import read_table
 from crestline.training.configs import required
 from crestline.training.fit import TRAINER_FILES
@@ -90,35 +93,55 @@ def rl_folder_of(run_dir: str | Path) -> Path:
     return path / "rl" if (path / "rl").is_dir() else path
 
 
-def crest(config: CrestConfig, *, device: str = "cpu", progress: Progress = silent) -> Verdict:
-    """Ask duels, decide, write verdict.json and ship model/ with its card; returns the verdict."""
+def crest(
+    config: CrestConfig, *, device: str = "cpu", progress: Progress = silent, is_held: bool = False
+) -> Verdict:
+    """Ask duels, decide, write verdict.json and ship model/ with its card; returns the verdict.
+
+    is_held: whether the caller holds the folder's lock.
+    Raises BadInput where rl has not finished, or another process works in the folder.
+    """
     required(config, "run_dir")
-    checkpoints = Checkpoints(rl_folder_of(config.run_dir))
-    if config.people and config.stand_in:
-        raise BadInput("--people and --stand_in exclude each other: one of them answers")
-    people: People | None = None
-    if config.people:
-        people = people_of(
-            config.people, seed=config.seed, flip_probability=config.flip_probability
-        )
-    elif config.stand_in:
-        check_stand_in(config.stand_in, checkpoints.settings)
-        people = StandIn(
-            load_reward_model(config.stand_in, device=device),
-            f"a stand-in: the reward model {Path(config.stand_in).name}, kept apart from RL's",
-        )
     run_dir = Path(config.run_dir)
-    verdict = ask_and_decide(checkpoints, people, config.watch, run_dir, config.seed, progress)
-    if verdict.update is None and config.ship_unmeasured:
-        reason = f"{verdict.reason} The last checkpoint ships on request, unmeasured."
-        verdict = replace(verdict, update=checkpoints.updates[-1], reason=reason)
+    checkpoints = Checkpoints(rl_folder_of(run_dir))
+    if checkpoints.path == run_dir:
+        check_trained(run_dir)
+    people = people_at_crest(config, checkpoints, device)
+    with nullcontext() if is_held else FolderLock(run_dir, instead="run_dir"):
+        verdict = ask_and_decide(checkpoints, people, config.watch, run_dir, config.seed, progress)
+        if verdict.update is None and config.ship_unmeasured:
+            reason = f"{verdict.reason} The last checkpoint ships on request, unmeasured."
+            verdict = replace(verdict, update=checkpoints.updates[-1], reason=reason)
+        conclude(verdict, checkpoints, run_dir)
+    return verdict
+
+
+def conclude(verdict: Verdict, checkpoints: Checkpoints, run_dir: Path) -> None:
+    """Write verdict.json and ship what it names; what an earlier verdict shipped goes."""
+    source = source_of(verdict, checkpoints)
     for name in ("verdict.json", "model", "adapter"):
         clean_temporary(run_dir, name)
     with writing(run_dir):
         (run_dir / "report.html").unlink(missing_ok=True)
+    remove_shipped(run_dir)
     write_json(run_dir / "verdict.json", asdict(verdict))
-    ship(verdict, checkpoints, run_dir)
-    return verdict
+    if source:
+        ship(source, verdict, checkpoints, run_dir)
+
+
+def people_at_crest(config: CrestConfig, checkpoints: Checkpoints, device: str) -> People | None:
+    """Who answers the duels, or None. Raises BadInput for two of them, or one who can't."""
+    if config.people and config.stand_in:
+        raise BadInput("--people and --stand_in exclude each other: one of them answers")
+    if config.people:
+        return people_of(config.people, seed=config.seed, flip_probability=config.flip_probability)
+    if not config.stand_in:
+        return None
+    check_stand_in(config.stand_in, checkpoints.settings)
+    return StandIn(
+        load_reward_model(config.stand_in, device=device),
+        f"a stand-in: the reward model {Path(config.stand_in).name}, kept apart from RL's",
+    )
 
 
 def check_stand_in(stand_in: str, settings: Mapping[str, Any]) -> None:
@@ -224,16 +247,23 @@ def copy_model(source: Path, target: Path) -> None:
             shutil.copy2(file, target / file.name)
 
 
-def ship(verdict: Verdict, checkpoints: Checkpoints, run_dir: Path) -> Path | None:
-    """Copy the checkpoint that the verdict names to model/, with a card that says how it was chosen.
-
-    A checkpoint of adapters is copied to adapter/, and merged into its base model in model/.
-    """
+def source_of(verdict: Verdict, checkpoints: Checkpoints) -> Path | None:
+    """The folder of the checkpoint that the verdict ships, if any. Raises BadInput if it is gone."""
     if verdict.update is None:
         return None
     source = checkpoint_path(checkpoints.path, verdict.update)
     if not source.is_dir():
-        raise BadInput(f"{source} is gone, but the verdict ships it; restore it or run rl again")
+        raise BadInput(
+            f"{source} is gone, but the verdict would ship it; restore it or run rl again"
+        )
+    return source
+
+
+def ship(source: Path, verdict: Verdict, checkpoints: Checkpoints, run_dir: Path) -> None:
+    """Copy the verdict's checkpoint to model/, with a card that says how it was chosen.
+
+    A checkpoint of adapters is copied to adapter/, and merged into its base model in model/.
+    """
     target = run_dir / "model"
     if (source / ADAPTER_CONFIG).exists():
         with new_folder(run_dir / "adapter") as temporary:
@@ -252,4 +282,3 @@ def ship(verdict: Verdict, checkpoints: Checkpoints, run_dir: Path) -> Path | No
                 "chat": not isinstance(checkpoints.prompts[0], str),
             },
         )
-    return target

@@ -10,8 +10,9 @@ from crestline.data.formats import read_samples
 from crestline.data.rankings import rankings_as_rows, read_rankings
 from crestline.pipeline.configs import RankConfig
 from crestline.pipeline.who import people_of
-from crestline.runs.begun import begin, check_begun
-from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
+from crestline.runs.begun import RANKING_COLUMNS, begin, check_begun, rows_there
+from crestline.runs.files import append_jsonl, mend_jsonl
+from crestline.runs.lock import FileLock
 from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.types import BadInput, People, Progress, PromptText, Ranking, silent
@@ -22,32 +23,37 @@ ANSWERS_PER_WRITE = 50
 def rank(config: RankConfig, *, progress: Progress = silent) -> Path:
     """Let the people that the config names rank the samples; returns the rankings file.
 
-    Raises BadInput where the file holds rankings of other samples, or asked for with other settings.
+    Raises BadInput where the file holds rankings of other samples, or asked for with other settings, or is no file of
+    rankings, or another process writes it.
     """
+    required(config, "dataset_name", "people", "output_file")
+    rows_there(config.output_file, config.dataset_name, RANKING_COLUMNS)
     asked = plain(config)
     settings = {name: asked[name] for name in ("people", "flip_probability", "seed")}
-    return write_rankings(config, progress=progress, settings=settings)
+    with FileLock(Path(config.output_file)):
+        return write_rankings(config, progress=progress, settings=settings)
 
 
 def write_rankings(
     config: RankConfig, *, progress: Progress, settings: Mapping[str, Any] | None = None
 ) -> Path:
-    """`rank`; settings: kept beside the file and compared. None where its owner keeps them."""
-    required(config, "dataset_name", "people", "output_file")
+    """`rank`, for who holds its lock; settings: kept beside the file and compared; None: not."""
     samples = read_samples(config.dataset_name)
     people = people_of(config.people, seed=config.seed, flip_probability=config.flip_probability)
     path = Path(config.output_file)
-    num_done = check_done(path, samples, people)
+    rows = rows_there(config.output_file, config.dataset_name, RANKING_COLUMNS)
+    mend_jsonl(path)
+    num_done = check_done(path, samples, people) if rows else 0
     if settings and num_done:
         check_begun(path, settings)
-    elif settings:
-        begin(path, settings)
     several = ANSWERS_PER_WRITE if people.answered_by == "simulated people" else 1
     waiting: list[Ranking] = []
     for number in range(num_done, len(samples)):
         prompt, completions = samples[number]
         waiting.append(ask(people, prompt, completions, question_id=f"rank/{number}"))
         if len(waiting) >= several or number == len(samples) - 1:
+            if settings and number + 1 == len(waiting):
+                begin(path, settings)
             append_jsonl(path, rankings_as_rows(waiting))
             waiting = []
             progress(number + 1, len(samples), {})
@@ -58,9 +64,6 @@ def check_done(
     path: Path, samples: Sequence[tuple[PromptText, Sequence[str]]], people: People
 ) -> int:
     """How many rankings the file holds. Raises BadInput if they are not of these samples by these people."""
-    mend_jsonl(path)
-    if not read_jsonl(path, missing_ok=True):
-        return 0
     done = read_rankings(str(path), keep_all=True)
     asked = [(prompt, tuple(completions)) for prompt, completions in samples]
     if [(row.prompt, row.completions) for row in done] != asked[: len(done)]:

@@ -26,6 +26,7 @@ from crestline.rewards.trust import cross_fitted
 from crestline.runs.checkpoints import remove_folder
 from crestline.runs.files import append_jsonl, read_jsonl, write_jsonl_atomic
 from crestline.runs.settings import plain
+from crestline.training.preferences import trust_in, without_prompts_of
 from crestline.training.reward import reward
 from crestline.training.reward_configs import RewardConfig, Splits
 from crestline.types import BadInput, Progress, Ranking
@@ -34,6 +35,8 @@ SMALLEST_PART = 8
 """Rankings below which no reward model is trained."""
 KEPT = "points.jsonl"
 """A row for each training: what it was, and its mean error and log-loss on each prompt of the test set."""
+TOLD = ("num_rankings", "seed", "annotator_reliability")
+"""What a point says of its training; the last one, False, where it had to do without what the settings ask for."""
 
 
 def measure_curve(
@@ -49,10 +52,12 @@ def measure_curve(
     """Train what is not trained yet, and fit error and log-loss against the number of rankings.
 
     training: settings of each training; seeds, data and places are set here. test: rankings to measure on. folder:
-    what was measured is kept there, so that a killed curve goes on; a model goes once it is measured.
+    what was measured is kept there, so that a killed curve goes on; a model goes once it is measured. Rankings that
+    share a prompt with the test are left out.
     Raises: BadInput where there are too few rankings for two sizes, and what `reward` raises.
     """
-    rankings = read_rankings(training.dataset_name, split=training.dataset_train_split)
+    everything = read_rankings(training.dataset_name, split=training.dataset_train_split)
+    rankings = without_prompts_of(test, everything)
     sizes = sizes_of(len(rankings), config.num_sizes)
     if len(sizes) < 2:
         raise BadInput(
@@ -86,6 +91,16 @@ def nested_part(rankings: Sequence[Ranking], num: int, seed: int) -> list[Rankin
     return [rankings[n] for n in sorted(order_R[:num])]
 
 
+def with_reliability_where_told(training: RewardConfig, part: Sequence[Ranking]) -> RewardConfig:
+    """The settings, without annotator_reliability where nobody in this part answered what somebody else did."""
+    try:
+        trust_in(part, training.ranking_loss)
+    except BadInput:
+        plainer = replace(training.ranking_loss, annotator_reliability=False)
+        return replace(training, ranking_loss=plainer)
+    return training
+
+
 def losses(
     pairs: Pairs, scores_N: np.ndarray[Any, Any], *, seed: int = 0
 ) -> dict[str, list[float]]:
@@ -117,8 +132,7 @@ def fitted(
     }
     points = [
         {
-            "num_rankings": row["num_rankings"],
-            "seed": row["seed"],
+            **{key: row[key] for key in TOLD if key in row},
             "accuracy": 1 - error,
             "log_loss": loss,
         }
@@ -151,8 +165,11 @@ class _Curve:
         content = [plain(settings), rankings_as_rows(part), self.test_rows]
         key = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
         if key not in self.kept:
-            found = self._trained(settings, part, key, screen.stage("curve", told))
+            able = with_reliability_where_told(settings, part)
+            found = self._trained(able, part, key, screen.stage("curve", told))
             self.kept[key] = {"key": key, "num_rankings": num, "seed": seed, **found}
+            if able != settings:
+                self.kept[key]["annotator_reliability"] = False
             append_jsonl(self.folder / KEPT, [self.kept[key]])
             remove_folder(self.folder / key)
         return self.kept[key]

@@ -51,6 +51,7 @@ MIN_PROMPTS = 20
 
 def run(config: RunConfig, *, screen: Screen) -> Verdict:
     """Do every stage that is not done yet and return the verdict."""
+    config = replace(config, output_dir=as_begun(config.output_dir))
     lines = plan(config)
     rl_settings(config)
     material = config.material
@@ -61,6 +62,7 @@ def run(config: RunConfig, *, screen: Screen) -> Verdict:
     folder = RunFolder(Path(config.output_dir))
     trained = ("pretrain", "sft", "reward", "rl")
     ignore = [key for name in trained for key in may_change(folder.path / name, f"{name}.")]
+    ignore.append("output_dir")
     resumed = folder.open_or_create(
         plain(config), what="run", ignore=ignore, defaults=defaults_of(config)
     )
@@ -75,6 +77,16 @@ def run(config: RunConfig, *, screen: Screen) -> Verdict:
         raise
     finally:
         folder.close()
+
+
+def as_begun(output_dir: str) -> str:
+    """The run folder as the run in it spells it, so that paths inside stay the same; of a new run, normalised."""
+    folder = RunFolder(output_dir)
+    if folder.config_path.is_file():
+        spelled = str(folder.read_config().get("output_dir", ""))
+        if spelled and Path(spelled).resolve() == folder.path.resolve():
+            return spelled
+    return str(folder.path)
 
 
 def resume(run_dir: str, *, screen: Screen) -> Verdict:
@@ -312,6 +324,7 @@ class _Stages:
             ),
             device=self.config.device,
             progress=progress,
+            is_held=True,
         )
 
     def gold(self, progress: Progress) -> None:

@@ -10,8 +10,9 @@ from crestline.data.formats import read_prompts, samples_as_rows
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.sampling import open_sampler
 from crestline.pipeline.configs import SampleConfig
-from crestline.runs.begun import begin, check_begun
-from crestline.runs.files import append_jsonl, mend_jsonl, read_jsonl
+from crestline.runs.begun import SAMPLE_COLUMNS, begin, check_begun, rows_there
+from crestline.runs.files import append_jsonl, mend_jsonl
+from crestline.runs.lock import FileLock
 from crestline.runs.settings import plain
 from crestline.training.configs import required
 from crestline.training.seeds import stream
@@ -25,9 +26,13 @@ COMPLETIONS_PER_BATCH = 4096
 def sample(config: SampleConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
     """Sample and return the file. Prompts that the file holds already are not sampled again.
 
-    Raises BadInput where the file holds samples of other prompts, or made with other settings.
+    Raises BadInput where the file holds samples of other prompts, or made with other settings, or is no file of
+    samples, or another process writes it.
     """
-    return write_samples(config, device=device, progress=progress, settings=settings_of(config))
+    required(config, "model_name_or_path", "dataset_name", "output_file")
+    rows_there(config.output_file, config.dataset_name, SAMPLE_COLUMNS)
+    with FileLock(Path(config.output_file)):
+        return write_samples(config, device=device, progress=progress, settings=settings_of(config))
 
 
 def settings_of(config: SampleConfig) -> dict[str, Any]:
@@ -43,14 +48,13 @@ def write_samples(
     progress: Progress,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """`sample`; settings: kept beside the file and compared. None where its owner keeps them."""
-    required(config, "model_name_or_path", "dataset_name", "output_file")
+    """`sample`, for who holds its lock; settings: kept beside the file and compared; None: not."""
     rows = read_prompts(config.dataset_name, split=config.dataset_train_split)
     prompts = [row.text for row in rows]
     path = Path(config.output_file)
+    done = rows_there(config.output_file, config.dataset_name, SAMPLE_COLUMNS)
     mend_jsonl(path)
-    done = read_jsonl(path, missing_ok=True)
-    if any(row.get("prompt") != prompt for row, prompt in zip(done, prompts, strict=False)):
+    if any(row["prompt"] != prompt for row, prompt in zip(done, prompts, strict=False)):
         raise BadInput(f"{path} holds samples of other prompts; choose another --output_file")
     if others := {len(row["completions"]) for row in done} - {config.num_generations}:
         raise BadInput(
@@ -69,8 +73,6 @@ def write_samples(
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
     )
-    if settings and not done:
-        begin(path, settings)
     together = max(1, min(PROMPTS_PER_BATCH, COMPLETIONS_PER_BATCH // config.num_generations))
     for start in range(len(done), len(prompts), together):
         part = range(start, min(start + together, len(prompts)))
@@ -83,6 +85,8 @@ def write_samples(
             (prompts[n], texts[i * config.num_generations : (i + 1) * config.num_generations])
             for i, n in enumerate(part)
         ]
+        if settings and start == 0:
+            begin(path, settings)
         append_jsonl(path, samples_as_rows(groups))
         progress(part.stop, len(prompts), {})
     return path

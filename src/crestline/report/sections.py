@@ -5,6 +5,7 @@ Owns numbers into words and the choice of what is shown. Knows nothing of HTML a
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from crestline.report.pictures import (
@@ -217,6 +218,17 @@ def reward_quality(run: Run) -> dict[str, Any]:
     }
 
 
+def completions_trained_on(run: Run) -> int:
+    """How many completions were sampled for training; 0 where it isn't known. Reused ones count once."""
+    algorithm = run.rl_config.get("algorithm")
+    settings = algorithm if isinstance(algorithm, dict) else {}
+    updates_per_batch = 1
+    for key in ("num_iterations", "num_mini_batches"):
+        updates_per_batch *= whole(settings.get(key)) or 1
+    each = [whole(run.rl_config.get(key)) or 0 for key in ("num_prompts", "num_generations")]
+    return ceil(len(run.metrics) / updates_per_batch) * each[0] * each[1]
+
+
 def cost(run: Run) -> dict[str, Any]:
     """Seconds per stage, memory, labels and completions, as far as they are known."""
     stages = run.record.get("stages")
@@ -234,10 +246,8 @@ def cost(run: Run) -> dict[str, Any]:
         unranked = run.labels.num_unranked
         more = f", {unranked} of them not ranked" if unranked else ""
         facts.append((number(run.labels.num_duels), f"duels at checkpoints{more}"))
-    each = [whole(run.rl_config.get(key)) for key in ("num_prompts", "num_generations")]
-    updates = len(run.metrics)
-    if updates and each[0] and each[1]:
-        facts.append((number(updates * each[0] * each[1]), "completions trained on"))
+    if num_completions := completions_trained_on(run):
+        facts.append((number(num_completions), "completions trained on"))
     memory = finite(run.record.get("peak_memory_mb"))
     if memory is not None:
         facts.append((f"{number(memory)} MB", "of memory at most"))

@@ -19,6 +19,7 @@ from crestline.formulas.intervals import (
     percentile_interval,
     simultaneous_lower,
 )
+from crestline.rewards.pairs import FEW_CLUSTERS
 from crestline.types import PromptText
 
 Array = NDArray[np.float64]
@@ -45,7 +46,8 @@ def best_of_n_figures(
     """The curve over n = 1, 2, 4, … up to the least N among the prompts, and where the judge's scores peak.
 
     Expected scores are means over prompts of unbiased estimates, intervals (95 %) resample whole prompts, gains are
-    over n = 1, turns as `turn` tells them. Intervals are None with one prompt.
+    over n = 1, turns as `turn` tells them. Intervals are None with one prompt; turns show nothing with fewer than
+    FEW_CLUSTERS different ones.
     Raises: ValueError for no samples, and for scores that are not finite.
     """
     if not samples:
@@ -60,7 +62,8 @@ def best_of_n_figures(
         num_resamples=num_resamples,
         seed=seed,
     )
-    several = len({str(found.prompt) for found in samples}) > 1
+    num_different = len({str(found.prompt) for found in samples})
+    several, enough = num_different > 1, num_different >= FEW_CLUSTERS
     curve: list[dict[str, Any]] = [
         {"n": n, "kl_bound": best_of_n_kl(n), "distance_bound": best_of_n_kl(n) ** 0.5}
         for n in sizes
@@ -79,22 +82,23 @@ def best_of_n_figures(
         "standard_deviation": {name: _deviation(samples, name) for name in names},
         "interval": f"{num_resamples:,} resamples of whole prompts",
         "curve": curve,
-        "score_turn": turn(sizes, mean_XG[0], replicates_BXG[:, 0], several=several),
-        "judge_turn": turn(sizes, mean_XG[-1], replicates_BXG[:, -1], several=several)
+        "score_turn": turn(sizes, mean_XG[0], replicates_BXG[:, 0], enough=enough),
+        "judge_turn": turn(sizes, mean_XG[-1], replicates_BXG[:, -1], enough=enough)
         if len(names) > 1
         else None,
     }
 
 
 def turn(
-    sizes: Sequence[int], mean_G: Array, replicates_BG: Array, *, several: bool = True
+    sizes: Sequence[int], mean_G: Array, replicates_BG: Array, *, enough: bool = True
 ) -> dict[str, Any]:
     """Where a curve is highest, whether it was shown to rise at all, and to fall anywhere behind its highest point.
 
     Returns peak_n; gain: of the peak over n = 1; fall: from the peak to the largest n. gain_low: with 95 % some n gains
     at least this; fall_low: with 95 % some n behind the peak loses at least this, a bound that holds for all pairs of n
     at once, so that looking for the peak does not flatter it. gain_shown, fall_shown: whether these are above 0.
-    several: False with one prompt: nothing is shown then.
+    enough: False where resamples are of too few prompts to trust their spread: nothing is shown then, and the bounds
+    are None.
     """
     peak, num = int(np.argmax(mean_G)), len(sizes)
     earlier, later = np.triu_indices(num, 1)
@@ -109,7 +113,7 @@ def turn(
         ("gain", mean_G[peak] - mean_G[0], gain_bounds),
         ("fall", mean_G[peak] - mean_G[-1], fall_bounds),
     ):
-        low = float(bounds.max()) if several and len(bounds) else None
+        low = float(bounds.max()) if enough and len(bounds) else None
         found |= {name: float(size), f"{name}_low": low, f"{name}_shown": bool(low and low > 0)}
     return found
 

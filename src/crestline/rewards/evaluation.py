@@ -323,7 +323,8 @@ def _trust(
     num_resamples: int,
     seed: int,
 ) -> Figures:
-    """Calibration and, of an ensemble, spread; None with too few rankings to say anything."""
+    """Calibration and, of an ensemble, spread; None with too few rankings to say anything, and of spread where all
+    scores are level."""
     cases = cases_of(pairs, seed=seed)
     found: Figures = {"calibration": None, "ensemble": None}
     if len(cases) < FEWEST:
@@ -345,7 +346,7 @@ def _trust(
         members = np.asarray(member_scores_NM, dtype=np.float64)
         if members.ndim != 2 or len(members) != len(scores_N):
             raise ValueError(f"member scores {members.shape} for {len(scores_N)} completions")
-        if members.shape[1] > 1:
+        if members.shape[1] > 1 and differences_C.any():
             differences_CM = members[cases.first_C] - members[cases.second_C]
             found["ensemble"] = spread_figures(cases, differences_C, differences_CM, **resampling)
     return found

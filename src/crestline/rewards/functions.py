@@ -100,10 +100,10 @@ def rewards_in(returned: Any, who: str) -> Any:
 
 
 def called(function: Callable[..., Any], who: str, /, **arguments: Any) -> Any:
-    """What the function returns. Raises Paused with its error if it fails."""
+    """What the function returns. Raises Paused with its error if it fails or exits."""
     try:
         return function(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Paused(
             f"{who} failed: {type(error).__name__}: {error}; mend it and run the same command again: "
             "it goes on from the last checkpoint"

@@ -13,6 +13,7 @@ from crestline.runs.checkpoints import new_folder
 from crestline.runs.files import writing
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import defaults_of, plain
+from crestline.runs.shipped import has_model
 from crestline.training.health import PAUSED_FILE, may_change
 from crestline.types import BadInput
 
@@ -42,8 +43,7 @@ def open_stage(config: Any, what: str, **told: Any) -> Iterator[RunFolder]:
 
 def finished(folder: RunFolder) -> bool:
     """Whether the verb wrote its model already."""
-    there = (folder.path / "model" / name for name in ("config.json", "ensemble.json"))
-    return any(path.exists() for path in there)
+    return has_model(folder.path)
 
 
 def ship_final(folder: RunFolder, model: Any, tokenizer: Any) -> Path:

@@ -6,7 +6,7 @@ Knows nothing of stages: a batch and a loss come in, metrics come out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -134,21 +134,21 @@ def recompute_activations(model: Any, *, dropout: bool) -> None:
     """Switch activation checkpointing on. It works in training mode alone, so without dropout the rates become 0."""
     switch = getattr(model, "activation_checkpointing_enable", None)  # its name in newer versions
     (switch or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    if dropout:
-        return
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        elif hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
+    if not dropout:
+        no_dropout(model.modules())
 
 
 def only_adapters_drop_out(model: Any) -> None:
     """Switch the backbone's own dropout off; that of the adapters stays."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Dropout) and ".lora_dropout." not in name:
+    no_dropout(module for name, module in model.named_modules() if ".lora_dropout." not in name)
+
+
+def no_dropout(modules: Iterable[torch.nn.Module]) -> None:
+    """Leave nothing to chance in the modules: layers of dropout, and rates that a module keeps as its own numbers."""
+    for module in modules:
+        if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for name in ("attention_dropout", "attn_dropout", "attention_probs_dropout_prob"):
-        for module in model.modules():
-            if isinstance(getattr(module, name, None), float):
+        for name, value in list(vars(module).items()):
+            # dropout, layerdrop, attn_pdrop, drop_prob: every family has names of its own
+            if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)

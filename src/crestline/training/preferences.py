@@ -51,6 +51,7 @@ class Sides:
         told["watch_fraction"] = config.splits.watch_fraction
         if config.splits.eval_dataset_name:
             told["test_from"] = config.splits.eval_dataset_name
+            told["test_split"] = config.splits.eval_dataset_split
         else:
             told["eval_fraction"] = config.splits.eval_fraction
         write_json(folder / SPLITS_FILE, {"settings": told, **self.counts})
@@ -79,10 +80,19 @@ def split_rankings(config: RankedConfig) -> Sides:
 
     By prompt; those that have no prompt by completion text. Raises BadInput where a side comes out empty.
     """
-    split = config.dataset_train_split
-    rankings, skipped = _informative(config.dataset_name, split, config.ranking_loss)
+    rankings, skipped = _informative(
+        config.dataset_name, config.dataset_train_split, config.ranking_loss
+    )
     watch, given = config.splits.watch_fraction, config.splits.eval_dataset_name
-    test = 0.0 if given else config.splits.eval_fraction
+    test, measured, num_rankings = config.splits.eval_fraction, list[Ranking](), len(rankings)
+    if given:
+        test, measured = 0.0, read_rankings(given, split=config.splits.eval_dataset_split)
+        rankings = without_prompts_of(measured, rankings)
+        if not rankings:
+            raise BadInput(
+                f"{config.dataset_name}: all {num_rankings} rankings have prompts of {given}; "
+                "give others to train on or to measure on"
+            )
     fractions = {"train": 1 - watch - test, "watch": watch, "test": test}
     dropped = 0
     # Of its own: rankings that were split by the same seed before would all fall on one side. The same for both
@@ -93,7 +103,7 @@ def split_rankings(config: RankedConfig) -> Sides:
     else:
         sides, dropped = split_by_prompt_or_text(rankings, fractions, seed)
     if given:
-        sides["test"] = read_rankings(given, split=split)
+        sides["test"] = measured
     for name, wanted in (("train", 1.0), ("watch", watch), ("test", 1.0)):
         if wanted and not sides[name]:
             raise BadInput(
@@ -102,9 +112,16 @@ def split_rankings(config: RankedConfig) -> Sides:
             )
     counts: dict[str, int | str] = {f"num_{name}_rankings": len(sides[name]) for name in sides}
     counts |= {"split_by": _split_by(rankings), "num_dropped_by_split": dropped}
+    counts["num_dropped_as_evaluation"] = num_rankings - len(rankings)
     counts |= {"num_skipped_rankings": skipped.num_rows, "skipped": str(skipped)}
     counts["num_repeated_rankings"] = skipped.num_repeated
     return Sides(sides["train"], sides["watch"], sides["test"], counts)
+
+
+def without_prompts_of(measured: Sequence[Ranking], rankings: Sequence[Ranking]) -> list[Ranking]:
+    """The rankings whose prompt is none of those measured on. Empty prompts are compared by nothing, and stay."""
+    prompts = {canonical_prompt(ranking.prompt) for ranking in measured if ranking.prompt}
+    return [ranking for ranking in rankings if canonical_prompt(ranking.prompt) not in prompts]
 
 
 def _split_by(rankings: Sequence[Ranking]) -> str:
@@ -179,6 +196,7 @@ def trust_in(rankings: Sequence[Ranking], config: Likelihood) -> Trust:
             np.array([who for who, _, _ in answers]),
             np.array([keys[key] for _, key, _ in answers]),
             np.array([won for _, _, won in answers]),
+            num_annotators=len(names),
         )
     except ValueError as error:
         raise BadInput(

@@ -19,18 +19,19 @@ from crestline.models.reward_forward import WAYS
 from crestline.rewards.calibrating import Answers, calibrate
 from crestline.rewards.evaluation import evaluate
 from crestline.runs.checkpoints import new_folder
-from crestline.runs.files import write_json, writing
+from crestline.runs.files import read_json, write_json, writing
 from crestline.runs.folder import RunFolder
 from crestline.training.configs import required
 from crestline.training.finish import finished, open_stage
 from crestline.training.fit import fit
+from crestline.training.health import PAUSED_FILE
 from crestline.training.learner import Learner, only_adapters_drop_out
 from crestline.training.preferences import check_ties, ranked_pairs, sides_of, trust_in
 from crestline.training.rankings import RankingSource, halves, ranking_loss
 from crestline.training.reward_configs import Ensemble, RewardConfig
 from crestline.training.seeds import stream
 from crestline.training.trackers import mirrored
-from crestline.types import BadInput, Progress, Ranking, silent
+from crestline.types import BadInput, Paused, Progress, Ranking, silent
 
 
 def reward(config: RewardConfig, *, device: str = "cpu", progress: Progress = silent) -> Path:
@@ -116,14 +117,28 @@ class _Training:
             if taught is not None:
                 chosen = np.flatnonzero(taught[:, number]).tolist()
             flips = None if self.flips is None else [self.flips[n] for n in chosen]
-            path = str(self.folder.path / f"member-{number}")
-            own = replace(self.config, output_dir=path, seed=seed, ensemble=Ensemble())
-            with open_stage(own, "reward", member=number) as folder:
-                rankings = [self.rankings[n] for n in chosen]
-                members.append(self._train(folder, rankings, flips, seed, 1, None))
+            path = self._member(number)
+            own = replace(self.config, output_dir=str(path), seed=seed, ensemble=Ensemble())
+            rankings = [self.rankings[n] for n in chosen]
+            try:
+                with open_stage(own, "reward", member=number) as folder:
+                    members.append(self._train(folder, rankings, flips, seed, 1, None))
+            except Paused:
+                self._pause_all(number)
+                raise
         return RewardEnsemble(
             members, aggregate=settings.aggregate, uwo_coefficient=settings.uwo_coefficient
         )
+
+    def _member(self, number: int) -> Path:
+        return self.folder.path / f"member-{number}"
+
+    def _pause_all(self, number: int) -> None:
+        """A member's pause is that of the ensemble and of the members before it: the settings are theirs, too, and
+        what cures the pause must be accepted by all."""
+        told = {"member": number, **read_json(self._member(number) / PAUSED_FILE)}
+        for path in (*map(self._member, range(number)), self.folder.path):
+            write_json(path / PAUSED_FILE, told)
 
     def _halves(self) -> NDArray[np.bool_]:
         seed = stream(self.config.seed, "halves")

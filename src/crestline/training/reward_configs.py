@@ -17,7 +17,9 @@ class Splits:
     eval_fraction: float = 0.15
     """Share of the prompts held out for accuracy and calibration (test.jsonl)."""
     eval_dataset_name: str = ""
-    """Rankings to measure on in place of a held-out share."""
+    """Rankings to measure on in place of a held-out share; what has a prompt of theirs is not trained on."""
+    eval_dataset_split: str = "test"
+    """Split of eval_dataset_name, where that is a hub dataset or folder."""
 
     def __post_init__(self) -> None:
         if not 0 < self.eval_fraction < 1:

@@ -35,6 +35,11 @@ def sft(config: SftConfig, *, device: str = "cpu", progress: Progress = silent) 
             return folder.path / "model"
         demonstrations = read_demonstrations(config.dataset_name, split=config.dataset_train_split)
         tokenizer = load_tokenizer(config.model_name_or_path)
+        if tokenizer.eos_token_id is None:
+            raise BadInput(
+                f"{config.model_name_or_path}: the tokenizer has no token that ends a completion; set eos_token in its "
+                "tokenizer_config.json"
+            )
         chats = any(not isinstance(row.prompt, str) for row in demonstrations)
         if chats and not tokenizer.chat_template:
             roles = {"<|user|>", "<|assistant|>", "<|end|>"} <= set(tokenizer.get_vocab())

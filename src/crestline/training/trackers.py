@@ -7,15 +7,18 @@ TensorBoard is asked for.
 from __future__ import annotations
 
 import atexit
-import hashlib
 import importlib.util
+import secrets
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
+from crestline.runs.files import reading, write_atomic
 from crestline.runs.folder import RunFolder
 from crestline.training.configs import Tracking
 from crestline.types import BadInput, Progress
+
+IDENTITY_FILE = "tracker_id.txt"
+"""In the run folder: by what name trackers know the run."""
 
 
 class Tracker(Protocol):
@@ -52,7 +55,7 @@ class WeightsAndBiases:
         self.run: Any = wandb.init(
             project=tracking.project,
             name=tracking.run_name or folder.path.name,
-            id=identity(folder.path),
+            id=identity(folder),
             resume="allow",
             config=folder.read_config(),
             dir=str(folder.path),
@@ -71,7 +74,7 @@ class Trackio:
     def __init__(self, folder: RunFolder, tracking: Tracking, first: int) -> None:
         import trackio
 
-        name = f"{tracking.run_name or folder.path.name}-{identity(folder.path)}"
+        name = f"{tracking.run_name or folder.path.name}-{identity(folder)}"
         settings = folder.read_config()
         self.run: Any = trackio.init(
             project=tracking.project, name=name, config=settings, resume="allow"
@@ -91,9 +94,16 @@ TRACKERS: dict[str, Callable[[RunFolder, Tracking, int], Tracker]] = {
 }
 
 
-def identity(folder: Path) -> str:
-    """A short name that is always the same for a folder on this machine."""
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+def identity(folder: RunFolder) -> str:
+    """The run's name with trackers, drawn once and kept in its folder: a folder that is made anew gets another.
+
+    Raises BadInput where the disk refuses.
+    """
+    path = folder.path / IDENTITY_FILE
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(6) + "\n")
+    with reading(path):
+        return path.read_text(encoding="utf-8").strip()
 
 
 def require_trackers(tracking: Tracking) -> None:
