@@ -126,7 +126,7 @@ def test_a_chat_that_the_template_does_not_take_is_named(
         content = {"prompts": [system[1:], system], "completions": ["a", "b"]}
         response = await client.post("/score", json=content)
         assert response.status_code == 422
-        line = "prompts[1] does not fit the model's chat template: no system here"
+        line = "prompts[1]: the chat template refuses this prompt: no system here"
         assert response.json() == {"error": line}
 
     with served.scoring():

@@ -59,7 +59,7 @@ class Killed(Exception):
 def settings(verb: str, task: Path) -> Config:
     """Eight updates, a resumable checkpoint every three."""
     optimization = Optimization(learning_rate=1e-2, micro_batch_size=5, save_updates=3)
-    common: dict[str, Any] = {"model_name_or_path": str(task / "base"), "seed": 3}
+    common: dict[str, Any] = {"model_name_or_path": str(task / "base"), "seed": 5}
     if verb == "sft":
         return SftConfig(
             dataset_name=str(task / "demonstrations.jsonl"),

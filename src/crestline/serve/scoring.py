@@ -16,7 +16,7 @@ from crestline.models.calibration import Calibration
 from crestline.models.load import first_line
 from crestline.models.reward import RewardEnsemble, RewardModel
 from crestline.serve.requests import Refused, Texts
-from crestline.types import PromptText
+from crestline.types import BadInput, PromptText
 
 
 class Row(Protocol):
@@ -74,6 +74,8 @@ class TextScorer:
             ):
                 try:
                     self._reward_model.rows([prompt], [completion])
+                except BadInput as error:
+                    raise Refused(422, f"prompts[{n}]: {error}") from None
                 except Exception as error:
                     line = (
                         f"prompts[{n}] does not fit the model's chat template: {first_line(error)}"
