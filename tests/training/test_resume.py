@@ -294,7 +294,7 @@ def test_another_config_in_the_same_folder_is_refused(verb: str, task, tmp_path:
     config = settings(verb, task)
     run_killed_after(config, tmp_path / "run", 1)
     before = files_of(tmp_path / "run")
-    with pytest.raises(BadInput, match="seed is 3 there and 4 here"):
+    with pytest.raises(BadInput, match="seed is 5 there and 4 here"):
         run(replace(config, seed=4), tmp_path / "run")
     with pytest.raises(BadInput, match=r"optimization\.learning_rate is 0\.01 there"):
         other = replace(config.optimization, learning_rate=1.0)
