@@ -31,9 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the words of the command line say and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = Command()
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # a terminal that lacks our arrows still gets the words
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a terminal that lacks our arrows still gets the words
         sys.stdout.reconfigure(errors="replace")
     try:
         command.do(words)

@@ -106,9 +106,8 @@ def name_in(row: Row, name: str) -> str:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if (
-        isinstance(value, float) and value.is_integer()
-    ):  # a table with a missing number has no integers
+    # a table with a missing number has no integers
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return text_of(row, name, value)
 

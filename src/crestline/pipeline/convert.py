@@ -107,11 +107,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         names = dict.fromkeys(name for row in rows for name in row)
         try:
             write_table(path, {name: [row.get(name) for row in rows] for name in names})
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-        ) as error:  # pyarrow's, for texts beside chats and the like
+        # pyarrow's, for texts beside chats and the like
+        except (ValueError, TypeError, OverflowError) as error:
             raise BadInput(
                 f"--output_file {path}: a parquet column holds values of one kind, and here are "
                 "several, such as texts beside chats; write .jsonl"
