@@ -1,11 +1,11 @@
 """Does the demo's story hold? Cliff, crest and regret over seeds, against what a practitioner would guess.
 
     python bench/demo.py --quick            as many seeds as fit in ten minutes; it claims nothing
-    python bench/demo.py --full             20 seeds, two at a time with one thread each; hours on 2 cores
+    python bench/demo.py --full             12 seeds, two at a time with one thread each; about an hour on 2 cores
     python bench/demo.py --full --work DIR  keeps the runs there, and goes on where it was stopped
 
 Each seed is a whole `crestline run --preset demo`. The watch is then asked anew with people who flip a quarter of
-their answers, with 1,000 labels and with 300. Gold is measured on 4,096 completions per checkpoint; the oracle is
+their answers, with 1,000 labels and with 300. Gold is measured on 2,048 completions per checkpoint; the oracle is
 chosen on one half and the golds come from the other, swapped and averaged (DESIGN.md, "Measuring regret").
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 BENCH = Path(__file__).resolve().parent
 FLIP, LABELS = 0.25, (1000, 300)
-NUM_GOLD = {"demo": 4096, "smoke": 256}
+NUM_GOLD = {"demo": 2048, "smoke": 256}
 
 
 # ---- one seed ------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--smoke", action="store_true", help="the tiny preset, to try this script")
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=None)

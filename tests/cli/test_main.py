@@ -294,3 +294,32 @@ def test_actions_know_every_verb() -> None:
 
     assert set(INPUTS) == set(VERBS)
     assert set(crestline.cli.actions.STAGES) < set(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("wish", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_wait_briefly_unless_the_environment_says_else(
+    wish: dict[str, str], spins: str | None
+) -> None:
+    """libgomp reads the variable when torch is loaded: it stands before that."""
+    code = (
+        "import builtins, json, os, sys\n"
+        "from crestline.cli.main import main\n"
+        "seen, load = [], builtins.__import__\n"
+        "def watched(name, *rest, **named):\n"
+        "    if name.split('.')[0] == 'torch' and not seen:\n"
+        "        seen.append(os.environ.get('GOMP_SPINCOUNT'))\n"
+        "    return load(name, *rest, **named)\n"
+        "builtins.__import__ = watched\n"
+        "main(['doctor'])\n"
+        "print(json.dumps(seen))\n"
+    )
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    clean = {name: value for name, value in os.environ.items() if name not in ours}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**clean, **wish}
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1]) == [spins]

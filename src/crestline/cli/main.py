@@ -24,11 +24,13 @@ from crestline.training.configs import required
 from crestline.types import BadInput, Paused
 
 DONE, BAD_INPUT, PAUSED, INTERRUPTED, BROKEN_PIPE = 0, 2, 3, 130, 141
+SPINS = "1000"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the words of the command line say and return the exit code."""
+    wait_briefly()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = Command()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -52,6 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if line is None:
             raise
         return told(f"error: {line}", BAD_INPUT)
+
+
+def wait_briefly() -> None:
+    """Let a thread that waits for the others sleep soon, unless the environment has a wish of its own.
+
+    libgomp, with which torch computes on Linux, spins for milliseconds first. Beside another busy process the cores are
+    then full of waiting: an update of a small model took more than a hundred times as long. It reads the variable once,
+    when torch is loaded.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def told(text: str, code: int) -> int:

@@ -11,7 +11,7 @@ from crestline.training.rl_configs import Checkpointing, RlConfig, Rloo
 
 DEMO = RunConfig(
     output_dir="runs/demo",
-    world=WorldConfig(),
+    world=WorldConfig(num_gold_completions=512),
     pretrain=PretrainConfig(
         vocab_size=1024,
         num_updates=400,
@@ -32,15 +32,15 @@ DEMO = RunConfig(
         ),
     ),
     rl=RlConfig(
-        num_updates=160,
+        num_updates=96,
         num_prompts=16,
         num_generations=8,
         max_completion_length=40,
         algorithm=Rloo(),
         health=Health(max_collapsed_groups=1.0, max_truncated=1.0),
-        checkpoints=Checkpointing(distance_step=0.25, num_eval_prompts=512),
+        checkpoints=Checkpointing(distance_step=0.25, distance_growth=0.2, num_eval_prompts=512),
         optimization=Optimization(
-            learning_rate=2.5e-4,
+            learning_rate=4e-4,
             lr_scheduler_type="constant",
             warmup_ratio=0.0,
             dtype="float32",
