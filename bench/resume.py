@@ -468,7 +468,9 @@ def main() -> None:
 
         results = BENCH / "results" / "resume.json"
         results.parent.mkdir(exist_ok=True)
-        text = json.dumps({**figures, "trials": rows, "machine": machine()}, indent=1)
+        text = json.dumps(
+            {**figures, "seed": given.seed, "trials": rows, "machine": machine()}, indent=1
+        )
         results.write_text(text + "\n")
     print(json.dumps(figures))
 

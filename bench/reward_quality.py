@@ -1,6 +1,6 @@
 """Are the reward models any good? Beside TRL on real data, rankings against pairs, calibration, spread.
 
-    python bench/reward_quality.py --quick            two seeds of everything, smaller; under 10 minutes on 2 idle cores
+    python bench/reward_quality.py --quick            two seeds of all but losses, smaller; under 10 minutes on 2 cores
     python bench/reward_quality.py --full --work DIR  writes bench/results/reward_quality.json; goes on where it stopped
     python bench/reward_quality.py --full --only trl  some of world, losses, trl; the rest stays as it was written last
 
@@ -54,7 +54,8 @@ def pieces(options: argparse.Namespace) -> list[str]:
     world = [f"world/{seed}" for seed in range(world_seeds)]
     losses = [f"losses/{seed}" for seed in range(4 if options.full else 2)]
     whole = ["policy", *world, *losses, *trl]
-    only = {"policy", *(options.only or "world,losses,trl").split(",")}
+    usual = "world,losses,trl" if options.full else "world,trl"
+    only = {"policy", *(options.only or usual).split(",")}
     return [piece for piece in whole if piece.split("/")[0] in only]
 
 
@@ -78,7 +79,7 @@ def do(piece: str, work: Path, quick: bool, threads: int) -> None:
     else:
         share = 0.25 if quick else 1.0
         figures = beside_trl.study(what[0], what[1], int(what[2]), share, threads)
-    figures["seconds"] = round(time.perf_counter() - began, 1)
+    figures |= {"seconds": round(time.perf_counter() - began, 1), "machine": machine()}
     path = file_of(piece, work)
     path.with_suffix(".tmp").write_text(json.dumps(figures))
     path.with_suffix(".tmp").replace(path)
@@ -310,7 +311,7 @@ def main() -> None:
     trl, world = beside_trl(of("trl")), of_world(of("world"))
     losses = of_losses(of("losses")) if of("losses") else None
     show(trl, world, losses)
-    figures = {**summary(trl, world, losses), "machine": machine()}
+    figures = {**summary(trl, world, losses), "machine": machine()}  # each piece has its own
     figures["seeds_beside_trl"] = len({row["seed"] for row in of("trl")})
     if options.full:
         whole = {**figures, "beside_trl": trl, "world": world, "losses": losses}

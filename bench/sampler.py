@@ -180,9 +180,10 @@ def compared(work: Workload, turns: int, clock: Callable[[], float]) -> dict[str
     theirs, ours = best_of_generate(work, clock), Ours(work)
     ours.write()
     pairs = []
-    for _ in range(turns):
-        (slow, slow_tokens), (fast, fast_tokens) = timed(theirs, clock), timed(ours, clock)
-        pairs.append((slow / slow_tokens, fast / fast_tokens))
+    for number in range(turns):
+        order = (theirs, ours) if number % 2 == 0 else (ours, theirs)
+        took = {side: timed(side, clock) for side in order}
+        pairs.append([seconds / tokens for seconds, tokens in (took[theirs], took[ours])])
     slow, fast = np.array(pairs).T
     low, ratio, high = np.quantile(slow / fast, (0.25, 0.5, 0.75))
     found = {
@@ -268,12 +269,12 @@ def ceiling(work: Workload, dtype: torch.dtype, clock: Callable[[], float]) -> f
 
 def measured(turns: int, clock: Callable[[], float]) -> dict[str, Any]:
     speeds = {work.name: compared(work, turns, clock) for work in WORKLOADS}
-    short, _, uneven = WORKLOADS
+    short = WORKLOADS[0]
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     changed = {
         f"{name}, {work.name}": differing(work, dtype)
         for name, dtype in dtypes.items()
-        for work in (WORKLOADS if name == "float32" else (short, uneven))
+        for work in WORKLOADS
     }
     gaps = {name: logprob_difference(short, dtype) for name, dtype in dtypes.items()}
     steps = {name: ceiling(short, dtype, clock) for name, dtype in dtypes.items()}

@@ -70,16 +70,21 @@ def fastest(
     plan: Plan,
     question: Settings,
     rounds: Sequence[Callable[[Settings], Sequence[Settings]]],
+    *,
+    tolerance: float = 0.0,
 ) -> Settings:
     """The settings under which TRL's updates take least, found one kind of setting after another.
 
-    rounds: each gives the settings to try, from the best so far.
+    rounds: each gives the settings to try, from the best so far. tolerance: of those of the last round, the last that
+    takes at most this share longer than the fastest.
     """
     side = trl_side(script, plan)
     found: list[tuple[float, Settings]] = []
     best: Settings = {}
+    last: Sequence[Settings] = []
     for candidates in rounds:
-        for settings in candidates(best):
+        last = candidates(best)
+        for settings in last:
             if any(tried == settings for _, tried in found):
                 continue
             side.open({**question, **settings})
@@ -91,7 +96,9 @@ def fastest(
             print(f"  TRL {seconds:7.2f} s  {told}", flush=True)
         best = min(found, key=lambda item: item[0])[1]
     side.close()
-    return best
+    limit = min(seconds for seconds, _ in found) * (1 + tolerance)
+    near = [settings for seconds, settings in found if seconds <= limit and settings in last]
+    return near[-1] if near else best
 
 
 def in_turns(ours: Side, trl: Side, plan: Plan) -> dict[str, Any]:
