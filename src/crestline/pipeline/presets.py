@@ -32,7 +32,7 @@ DEMO = RunConfig(
         ),
     ),
     rl=RlConfig(
-        num_updates=96,
+        num_updates=120,
         num_prompts=16,
         num_generations=8,
         max_completion_length=40,
@@ -40,7 +40,7 @@ DEMO = RunConfig(
         health=Health(max_collapsed_groups=1.0, max_truncated=1.0),
         checkpoints=Checkpointing(distance_step=0.25, distance_growth=0.2, num_eval_prompts=512),
         optimization=Optimization(
-            learning_rate=4e-4,
+            learning_rate=3e-4,
             lr_scheduler_type="constant",
             warmup_ratio=0.0,
             dtype="float32",
