@@ -207,6 +207,37 @@ def test_ratings_of_several_people_and_kinds(tmp_path: Path) -> None:
         read_rankings(write(tmp_path, record))
 
 
+def rated(**values: int) -> dict[str, Any]:
+    return {name: [{"value": value, "user_id": ANN}] for name, value in values.items()}
+
+
+def test_ratings_bear_the_whole_name_of_a_completion(tmp_path: Path) -> None:
+    """Neither is response_10 rated with response_1, nor response_a with the accuracy of a response."""
+    names = [f"response_{number}" for number in range(1, 12)]
+    ratings = rated(**{f"{name}_rating": -number for number, name in enumerate(names)})
+    record = nested({"prompt": "p", **dict.fromkeys(names, "text")}, ratings)
+    assert read(tmp_path, record).rankings[0].ranks == tuple(range(11))
+    record = nested(
+        {"prompt": "p", "response_a": "x", "response_b": "y"},
+        rated(rating_a=1, rating_b=2, response_accuracy=5),
+    )
+    assert read(tmp_path, record).rankings[0].ranks == (1, 0)
+
+
+def test_a_discarded_answer_may_have_no_values(tmp_path: Path) -> None:
+    kept = {"user_id": ANN, "status": "submitted", "values": {"r": {"value": list(TWO)[1:]}}}
+    gone = {"user_id": BEN, "status": "discarded", "values": None}
+    reading = read(tmp_path, nested(TWO, [gone, kept]))
+    assert [ranking.annotator for ranking in reading.rankings] == [ANN]
+    assert reading.skipped.num_withdrawn == 1
+
+
+def test_numbers_beside_the_texts_are_no_completions(tmp_path: Path) -> None:
+    record = {**TWO, "score_1": 0.5, "score_2": 0.1, "best.responses": ["response_2"]}
+    reading = read(tmp_path, record)
+    assert reading.rankings[0].ranks == (1, 0) and reading.unused == {"score_1": 1, "score_2": 1}
+
+
 @pytest.mark.parametrize(
     ("value", "ranks"),
     [

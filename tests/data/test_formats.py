@@ -223,6 +223,18 @@ def test_messages_count_where_the_other_columns_are_empty(tmp_path: Path) -> Non
         read_texts(write(tmp_path, {"text": None, "messages": None}))
 
 
+def test_an_empty_text_is_none_where_messages_hold_the_answer(tmp_path: Path) -> None:
+    """A CSV has no null."""
+    row = {"prompt": "Hi", "text": "", "completion": "", "messages": [USER, ANSWER]}
+    for empty in ("", None, []):
+        source = write(tmp_path, {**row, "text": empty, "completion": empty})
+        assert read_demonstrations(source) == [Demonstration(prompt=[USER], completion="Hello")]
+        assert read_texts(source) == ["Hi\n\nHello"]
+        source = write(tmp_path, {**row, "messages": empty})
+        assert read_demonstrations(source) == [Demonstration(prompt="Hi", completion="")]
+        assert read_texts(source) == [""]
+
+
 def test_dates_and_decimals_beside_prompts_become_text(tmp_path: Path) -> None:
     path = tmp_path / "prompts.parquet"
     when = datetime.datetime(2024, 1, 2, 3, 4)

@@ -226,3 +226,9 @@ def test_in_a_table_every_value_has_all_keys(tmp_path: Path) -> None:
     side = {**result({"selected": "left", "choices": None}), "type": "pairwise"}
     reading = read(tmp_path, task(PAIR, annotation(choice, side)))
     assert [r.completions for r in reading.rankings] == [("Paris", "London")]
+
+
+def test_relations_between_regions_rank_nothing(tmp_path: Path) -> None:
+    relation = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"}
+    given = annotation(relation, result({"selected": "right"}))
+    assert read(tmp_path, task(PAIR, given)).rankings[0].ranks == (1, 0)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,10 @@ PAIR = {"completions": ("a", "b"), "ranks": (0, 1)}
         ({"input": "p", "chosen": "a", "rejected": "b", "margin": None}, {"prompt": "p", **PAIR}),
         (
             {"instruction": "p", "input": "", "chosen": "a", "rejected": "b"},
+            {"prompt": "p", **PAIR},
+        ),
+        (  # a CSV of rows of both kinds
+            {"prompt": "", "instruction": "p", "chosen": "a", "rejected": "b"},
             {"prompt": "p", **PAIR},
         ),
         (
@@ -460,7 +465,7 @@ def test_nothing_of_a_prompt_is_lost(
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("more", [{}, {"prompt": "\n\nHuman: Hi\n\nAssistant:"}])
+@pytest.mark.parametrize("more", [{}, {"prompt": "\n\nHuman: Hi\n\nAssistant:"}, {"prompt": " Hi"}])
 def test_transcripts_with_line_ends_of_windows(tmp_path: Path, end: str, more: Any) -> None:
     row = {name: hh("Hi", f"a{end}{name}").replace("\n\n", 2 * end) for name in SIDES}
     more = {name: value.replace("\n\n", 2 * end) for name, value in more.items()}
@@ -487,3 +492,64 @@ def test_whole_numbers_that_a_table_made_floats_are_names(tmp_path: Path) -> Non
 def test_k_way_rows_may_have_data_of_their_own(tmp_path: Path) -> None:
     row = {"prompt": "p", "data": {"id": 1}, "completions": [entry(0, "a"), entry(1, "b")]}
     assert read_rankings(write(tmp_path, row))[0].completions == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "begins", "expected"),
+    [
+        ("1", [said("A"), asked("2")], [asked("1"), said("A"), asked("2")]),
+        ("1", [SYSTEM, said("A"), asked("2")], [SYSTEM, asked("1"), said("A"), asked("2")]),
+        ([SYSTEM, asked("1")], [SYSTEM], [SYSTEM, asked("1")]),
+        ([asked("1"), said("A"), asked("2")], [asked("2")], [asked("1"), said("A"), asked("2")]),
+        ([asked("1 ")], [asked("1")], [asked("1")]),
+        ([asked("2")], [asked("1"), said("A"), asked("2")], [asked("1"), said("A"), asked("2")]),
+        ("other", [asked("1")], [asked("1")]),
+        (None, [asked("1")], [asked("1")]),
+        (7, [asked("1")], [asked("1")]),
+    ],
+)
+def test_what_a_dialogue_leaves_out_of_its_prompt_is_read(
+    tmp_path: Path, prompt: Any, begins: Any, expected: Any
+) -> None:
+    row = {"prompt": prompt, "chosen": [*begins, said("a")], "rejected": [*begins, said("b")]}
+    (found,) = read_rankings(write(tmp_path, row))
+    assert (found.prompt, found.completions) == (expected, ("a", "b"))
+
+
+def test_one_of_two_dialogues_may_repeat_the_prompt(tmp_path: Path) -> None:
+    for whole, short in (SIDES, SIDES[::-1]):
+        row = {"prompt": "Hi", whole: [USER, said(whole)], short: [said(short)]}
+        (found,) = read_rankings(write(tmp_path, row))
+        assert (found.prompt, found.completions) == ([USER], SIDES)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ({"role": "user", "content": "1"}, "prompt is an object with role, content; expected text"),
+        ([asked("1"), said("B")], "prompt ends with an assistant message"),
+    ],
+)
+def test_prompts_that_an_answer_cannot_follow(tmp_path: Path, prompt: Any, told: str) -> None:
+    dialogue = [said("A"), asked("2"), said("a")]
+    with pytest.raises(BadInput, match=f"rankings.jsonl:1: {told}"):
+        read_rankings(write(tmp_path, {"prompt": prompt, "chosen": dialogue, "rejected": dialogue}))
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_conversation_cut_anywhere_is_read_whole(tmp_path: Path, data: st.DataObject) -> None:
+    """Between prompt and dialogue, an end of the prompt in both, with the system's message or not."""
+    said_in_turn = st.sampled_from([["user"], ["assistant", "user"]])
+    roles = chain.from_iterable(data.draw(st.lists(said_in_turn, min_size=1, max_size=4)))
+    turns = [{"role": role, "content": str(i)} for i, role in enumerate(roles)]
+    rules = data.draw(st.sampled_from([[], [SYSTEM]]))
+    cut = data.draw(st.integers(1, len(turns)))
+    start = data.draw(st.integers(0, cut))
+    begins = [*data.draw(st.sampled_from([[], rules])), *turns[start:]]
+    row = {"prompt": [*rules, *turns[:cut]]}
+    row |= {name: [*begins, said(name)] for name in SIDES}
+    (found,) = read_rankings(write(tmp_path, row))
+    assert (found.prompt, found.completions) == ([*rules, *turns], SIDES)

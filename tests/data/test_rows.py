@@ -1,11 +1,13 @@
 """Reading rows: every kind of file, every way it can be broken, and a fuzz of both."""
 
+import csv
 import gzip
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -13,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crestline.data.formats import read_demonstrations, read_prompts
+from crestline.data.rankings import read_all_rankings, read_rankings
 from crestline.data.rows import read_rows
 from crestline.types import BadInput
 
@@ -182,6 +186,36 @@ def test_folders(tmp_path: Path) -> None:
     assert [row.values["a"] for row in read_rows(str(tmp_path))] == [4]
 
 
+@pytest.mark.parametrize(
+    ("names", "split", "found"),
+    [
+        (["pairs_train.jsonl", "pairs_test.jsonl"], "train", [1]),
+        (["pairs_train.jsonl", "pairs_test.jsonl"], "test", [0]),
+        (["train_0.jsonl", "Test-1.jsonl", "train1.jsonl"], "train", [1, 2]),
+        (["train_sft-00000-of-00001.jsonl", "test_sft-00000-of-00001.jsonl"], "train_sft", [1]),
+        (
+            ["train_sft-00000-of-00001.jsonl", "test_sft-00000-of-00001.jsonl"],
+            "train",
+            "found test",
+        ),
+        (["train.jsonl", "pre_train.jsonl"], "train", [1]),
+        (["pairs_train.jsonl"], "test", "found pairs_train.jsonl"),
+        (["latest.jsonl", "trains.jsonl"], "train", [0, 1]),
+    ],
+)
+def test_files_of_folders_that_have_the_split_within_their_names(
+    tmp_path: Path, names: list[str], split: str, found: Any
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text(json.dumps({"file": name}) + "\n")
+    if isinstance(found, str):
+        with pytest.raises(BadInput, match=f"no split '{split}'; {found}"):
+            read_rows(str(tmp_path), split=split)
+    else:
+        rows = read_rows(str(tmp_path), split=split)
+        assert [row.values["file"] for row in rows] == [sorted(names)[i] for i in found]
+
+
 def test_no_permission(tmp_path: Path) -> None:
     """Root may read everything, so a child process gives its rights up first."""
     if os.getuid() != 0:
@@ -295,18 +329,66 @@ def test_both_kinds_of_arrow_files(tmp_path: Path) -> None:
         assert [row.values for row in read_rows(str(path))] == ROWS
 
 
+PYTHON_CHATS = [
+    "[{'role': 'user', 'content': 'Hi'}]",
+    "[{'content': 'Hi', 'role': 'user'}\n {'role': 'assistant'}]",
+    """ [ {'role': 'user', 'content': "it's"}] """,
+]
+
+
+@pytest.mark.parametrize("cell", PYTHON_CHATS)
 @pytest.mark.parametrize(
-    "cell",
+    ("read", "header"),
     [
-        "[{'role': 'user', 'content': 'Hi'}]",
-        "[{'content': 'Hi', 'role': 'user'}\n {'role': 'assistant'}]",
-        '[{"role": "user", "content": "H',
+        (read_prompts, "n,prompt"),
+        (read_demonstrations, "prompt,completion"),
+        (read_demonstrations, "n,messages"),
+        (read_rankings, "chosen,rejected"),
+        (read_rankings, "rejected,chosen"),
+        (read_rankings, "chosen,rejected,prompt"),
     ],
 )
-def test_chats_in_csv_that_are_no_json_are_refused(tmp_path: Path, cell: str) -> None:
-    quoted = '"' + cell.replace('"', '""') + '"'
-    found = refusal(tmp_path / "rows.csv", f"prompt,chosen\np,a\np,{quoted}\n")
-    assert found.startswith("FILE:3: chosen begins like chat messages and is no JSON")
+def test_chats_in_csv_that_are_no_json_are_refused(
+    tmp_path: Path, read: Any, header: str, cell: str
+) -> None:
+    path, names = tmp_path / "rows.csv", header.split(",")
+    write_csv(path, names, ["p"] * (len(names) - 1) + [cell])
+    with pytest.raises(BadInput) as caught:
+        read(str(path))
+    told = f"{path}:2: {names[-1]} looks like chat messages and is no JSON; write them as JSON"
+    assert str(caught.value).startswith(told)
+
+
+def write_csv(path: Path, *rows: list[str]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.mark.parametrize("cell", PYTHON_CHATS)
+def test_chats_in_csv_that_nobody_reads_are_texts(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "rows.csv"
+    write_csv(path, ["prompt", "chosen", "rejected", "raw"], ["p", "a", "b", cell])
+    reading = read_all_rankings(str(path))
+    assert reading.rankings[0].completions == ("a", "b") and reading.unused == {"raw": 1}
+    (found,) = read_prompts(str(path))
+    assert found.columns["raw"] == cell and type(found.columns["raw"]) is str
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ['[{"role": "user", "content": "hi"}, ...] is the format', '[{"role": "user", "con', "[{a}]"],
+)
+def test_cells_that_only_begin_like_chats_are_texts(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "rows.csv"
+    write_csv(path, ["prompt", "chosen", "rejected"], [cell, cell, "b"])
+    (found,) = read_rankings(str(path))
+    assert (found.prompt, found.completions) == (cell, (cell, "b"))
+
+
+def test_chats_in_csv_may_have_lines_of_their_own(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Hi"}]
+    write_csv(tmp_path / "rows.csv", ["prompt"], [json.dumps(chat, indent=2)])
+    assert read_prompts(str(tmp_path / "rows.csv"))[0].text == chat
 
 
 def test_chats_in_csv_may_say_more_than_role_and_content(tmp_path: Path) -> None:

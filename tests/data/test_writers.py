@@ -353,9 +353,11 @@ def test_what_is_lost_of_rankings_is_counted_once_each(tmp_path: Path) -> None:
 def test_csv_leaves_out_texts_that_would_be_read_as_chats(tmp_path: Path) -> None:
     chat = '[{"role": "user", "content": "x"}]'
     plain = Ranking(prompt="p", completions=("a", "b"), ranks=(0, 1))
-    for text in (chat, chat.replace('"', "'"), '[{"role": "user", "con'):
+    for text in (chat, chat.replace('"', "'"), f" {chat}"):
         odd = replace(plain, completions=(text, "no"))
         assert again(tmp_path, [odd, plain], "csv") == (
             [plain],
             Lost(num_unspeakable=1, num_unwritten=1),
         )
+    held = replace(plain, completions=(f"{chat} is a chat", '[{"role": "user", "con'))
+    assert again(tmp_path, [held], "csv") == ([held], Lost())

@@ -206,18 +206,23 @@ def _rating(row: Row, name: str, values: Mapping[str, Any]) -> str:
         for question, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and value == value
     ]
-    whole = [question for question in rated if name in question]
+    alone = re.compile(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])")
+    whole = [question for question in rated if alone.search(question)]
     words = {question: re.split(r"[^0-9a-z]+", question.lower()) for question in rated}
     return _only(row, whole or [q for q in rated if _mark(name) in words[q]], f"ratings of {name}")
 
 
-def _numbered(row: Row, fields: Iterable[str]) -> list[str]:
-    """The fields that differ in a number or letter at their end: response_1, response_2."""
+def _numbered(row: Row, fields: Mapping[str, Any]) -> list[str]:
+    """The fields that differ in a number or letter at their end: response_1, response_2; not all numbers."""
     groups: dict[str, list[str]] = {}
     for name in fields:
         if _stem(name) != name:
             groups.setdefault(_stem(name), []).append(name)
-    groups = {stem: names for stem, names in groups.items() if len(names) > 1}
+    groups = {
+        stem: names
+        for stem, names in groups.items()
+        if len(names) > 1 and any(_is_text(fields[name]) for name in names)
+    }
     if len(groups) > 1:
         found = "; ".join(", ".join(names[:3]) for names in groups.values())
         raise BadInput(f"{row.where}: which fields are the completions: {found}? Rename the others")

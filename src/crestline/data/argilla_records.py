@@ -124,10 +124,11 @@ def _nested_answers(row: Row, value: Any) -> tuple[Answer, ...]:
     answers = []
     for index, item in enumerate(value):  # version 1: by person
         given = item.get("values") if isinstance(item, dict) else None
-        if not isinstance(given, dict):
+        is_submitted = isinstance(item, dict) and _is_submitted(item.get("status"))
+        if not isinstance(given, dict) and (is_submitted or given is not None):
             raise wrong(row, f"responses[{index}]", item, "an object with user_id and values")
-        said = {q: v.get("value") if isinstance(v, dict) else v for q, v in given.items()}
-        answers.append(Answer(_user(item.get("user_id")), _is_submitted(item.get("status")), said))
+        said = {q: v.get("value") if isinstance(v, dict) else v for q, v in (given or {}).items()}
+        answers.append(Answer(_user(item.get("user_id")), is_submitted, said))
     return tuple(answers)
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from crestline.data.parsers import Row, describe
+from crestline.data.parsers import BrokenChat, Row, describe
 from crestline.types import BadInput, Message, PromptText
 
 ROLES = ("system", "user", "assistant")
@@ -53,7 +53,21 @@ def text_of(row: Row, name: str, value: Any) -> str:
                 f"{row.where}: {name} holds half a surrogate pair at character {error.start + 1}; "
                 "mend the text"
             ) from error
-    return value
+    return str(value)
+
+
+def _spoken(row: Row, name: str, value: str) -> str:
+    _refuse_broken(row, name, value)
+    return text_of(row, name, value)
+
+
+def _refuse_broken(row: Row, name: str, value: Any) -> None:
+    """Raises: BadInput for a cell of a CSV that looks like chat messages."""
+    if isinstance(value, BrokenChat):
+        raise BadInput(
+            f"{row.where}: {name} looks like chat messages and is no JSON; "
+            "write them as JSON, or use .jsonl"
+        )
 
 
 def messages_of(row: Row, name: str, value: Any) -> list[Message]:
@@ -61,6 +75,7 @@ def messages_of(row: Row, name: str, value: Any) -> list[Message]:
 
     Raises: BadInput for an empty list, an unknown role or a content that is not text.
     """
+    _refuse_broken(row, name, value)
     if not isinstance(value, list | tuple) or not value:
         raise wrong(row, name, value, 'chat messages: [{"role": "user", "content": "..."}, ...]')
     messages = []
@@ -81,7 +96,7 @@ def prompt_of(row: Row, name: str, value: Any) -> PromptText:
     Raises: BadInput where it is neither, or where the assistant has the last word.
     """
     if isinstance(value, str):
-        return text_of(row, name, value)
+        return _spoken(row, name, value)
     if not isinstance(value, list | tuple):
         raise wrong(row, name, value, "text or chat messages")
     return asking(row, name, messages_of(row, name, value))
@@ -104,7 +119,7 @@ def completion_of(row: Row, name: str, value: Any) -> str:
     Raises: BadInput where it is neither.
     """
     if isinstance(value, str):
-        return text_of(row, name, value)
+        return _spoken(row, name, value)
     if not isinstance(value, list | tuple):
         raise wrong(row, name, value, "text or one assistant message")
     messages = messages_of(row, name, value)

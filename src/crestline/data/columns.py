@@ -16,7 +16,7 @@ from crestline.data.parsers import Row
 from crestline.types import BadInput, PromptText, Ranking
 
 PROMPT_NAMES = ("prompt", "context", "context_messages", "input", "instruction", "question")
-"""Columns that may hold the prompt; `prompt` goes before the others."""
+"""Columns that may hold the prompt; `prompt` goes before the others where it is not empty."""
 
 SOURCE_NAMES = ("source", "subset", "data_source")
 SAID_NAMES = ("annotator", "answered_by", "margin", *SOURCE_NAMES)
@@ -60,7 +60,7 @@ def prompt_name(row: Row, keys: Keys) -> str | None:
     if keys.prompt:
         column(row, keys.prompt, "the column of --prompt_key")
         return keys.prompt
-    if row.values.get("prompt") is not None:
+    if row.values.get("prompt") not in (None, ""):
         return "prompt"
     others = [name for name in PROMPT_NAMES[1:] if row.values.get(name) not in (None, "")]
     if len(others) > 1:

@@ -38,7 +38,7 @@ def read_texts(source: str, *, split: str = "train") -> list[str]:
 
 
 def _text(row: Row) -> str:
-    if row.values.get("text") is not None or ("text" in row.values and not _has(row, "messages")):
+    if "text" in row.values and (_has(row, "text") or not _has(row, "messages")):
         return text_of(row, "text", row.values["text"])
     if "messages" in row.values:
         messages = messages_of(row, "messages", row.values["messages"])
@@ -47,7 +47,8 @@ def _text(row: Row) -> str:
 
 
 def _has(row: Row, name: str) -> bool:
-    return row.values.get(name) is not None
+    """Whether the column says something: a CSV writes an empty text where others write null."""
+    return row.values.get(name) not in (None, "", [])
 
 
 def read_prompts(source: str, *, split: str = "train") -> list[Prompt]:
@@ -73,7 +74,7 @@ def _as_json(value: Any) -> Any:
         return [_as_json(item) for item in value]
     if isinstance(value, date | time):
         return value.isoformat()
-    return str(value) if isinstance(value, Decimal | timedelta) else value
+    return str(value) if isinstance(value, Decimal | timedelta | str) else value
 
 
 def read_demonstrations(source: str, *, split: str = "train") -> list[Demonstration]:

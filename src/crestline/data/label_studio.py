@@ -99,6 +99,8 @@ def _control(row: Row, place: str, result: Sequence[Any], keys: Keys) -> dict[st
     found = []
     for index, item in enumerate(result):
         value = item.get("value") if isinstance(item, dict) else None
+        if isinstance(item, dict) and item.get("type") == "relation":
+            continue
         if not isinstance(value, dict):
             raise wrong(row, f"{place}.result[{index}]", item, "an object with a value")
         named = str(item.get("from_name", ""))

@@ -7,6 +7,7 @@ which rankings teach something are not known here.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from crestline.data.chat import (
@@ -83,7 +84,7 @@ def _told_apart(
         raise wrong(row, "rejected", rejected, "the same kind as chosen: both texts or both chats")
     if name is not None and row.values[name] == "":
         name = None
-    is_whole = _is_whole_dialogue(chosen)
+    is_whole = _is_whole_dialogue(chosen) or _is_whole_dialogue(rejected)
     if name is not None and not is_whole and not _repeat(row.values[name], chosen, rejected):
         prompt = prompt_of(row, name, row.values[name])
         if not isinstance(chosen, str):
@@ -101,29 +102,63 @@ def _told_apart(
             transcript_messages(text_of(row, "rejected", rejected)),
         )
     if isinstance(chosen, str):
-        return "", text_of(row, "chosen", chosen), text_of(row, "rejected", rejected)
+        return "", completion_of(row, "chosen", chosen), completion_of(row, "rejected", rejected)
     good, bad = messages_of(row, "chosen", chosen), messages_of(row, "rejected", rejected)
-    before = _left_out(row, name, good)
-    return shared_prompt([*before, *good], [*before, *bad])
+    return shared_prompt(_conversation(row, name, good), _conversation(row, name, bad))
 
 
-def _left_out(row: Row, name: str | None, dialogue: list[Message]) -> list[Message]:
-    """What a prompt of messages says and the dialogue that goes on from it does not: all of it, where the dialogue
-    begins with an answer; else the system's message."""
-    if name is None or not isinstance(row.values[name], list | tuple):
-        return []
-    prompt = messages_of(row, name, row.values[name])
-    if dialogue[0]["role"] == "assistant":
-        return asking(row, name, prompt)
-    is_repeated = prompt[0] == dialogue[0] or prompt[0]["role"] != "system"
-    return [] if is_repeated else prompt[:1]
+def _conversation(row: Row, name: str | None, dialogue: list[Message]) -> list[Message]:
+    """The dialogue with what the prompt says before it.
+
+    A dialogue that a person begins is whole beside a prompt that is no list of messages.
+    """
+    value = None if name is None else row.values[name]
+    more_rules, said = _rules_and_turns(dialogue)
+    is_answer = _begins(said, "assistant")
+    is_chat = isinstance(value, list | tuple)
+    if name is None or value is None or not (is_chat or is_answer):
+        return dialogue
+    prompt = messages_of(row, name, value) if is_chat else as_chat(prompt_of(row, name, value))
+    rules, asked = _rules_and_turns(prompt)
+    turns = _joined(asked, said)
+    if is_answer and len(turns) == len(asked) + len(said):
+        asking(row, name, prompt)
+    return [*_joined(rules, more_rules), *turns]
+
+
+def _begins(chat: list[Message], role: str) -> bool:
+    return bool(chat) and chat[0]["role"] == role
+
+
+def _rules_and_turns(chat: list[Message]) -> tuple[list[Message], list[Message]]:
+    """The system's messages at the beginning, and what follows."""
+    rules = list(takewhile(lambda message: message["role"] == "system", chat))
+    return rules, chat[len(rules) :]
+
+
+def _joined(first: list[Message], then: list[Message]) -> list[Message]:
+    """Both in a row; what `then` repeats of `first` stands once, white space around it aside.
+
+    Repeated is the longest end of `first` with which `then` begins; or all of it, wherever it
+    stands in a `then` that no assistant begins.
+    """
+    before, after = ([(m["role"], m["content"].strip()) for m in chat] for chat in (first, then))
+    is_inside = any(after[at : at + len(before)] == before for at in range(len(after)))
+    if is_inside and not _begins(then, "assistant"):
+        return then
+    cut = next(at for at in range(len(before) + 1) if after[: len(before) - at] == before[at:])
+    return [*first[:cut], *then]
 
 
 def _repeat(prompt: Any, chosen: Any, rejected: Any) -> bool:
-    """Whether both are transcripts that begin with the prompt, which is one too."""
+    """Whether both are transcripts that begin with the prompt: a transcript too, or the first turn."""
     if not isinstance(prompt, str) or not is_transcript(chosen) or not is_transcript(rejected):
         return False
-    return all(said.lstrip().startswith(prompt.strip()) for said in (chosen, rejected))
+    asked = prompt.strip()
+    return all(
+        said.lstrip().startswith(asked) or transcript_messages(said)[0]["content"] == asked
+        for said in (chosen, rejected)
+    )
 
 
 def _is_whole_dialogue(chosen: Any) -> bool:
@@ -144,7 +179,7 @@ def _are_texts(value: Any) -> bool:
 
 def _texts(row: Row, name: str, value: Any) -> list[str]:
     if isinstance(value, str):
-        return [text_of(row, name, value)]
+        return [completion_of(row, name, value)]
     if not _are_texts(value):
         raise wrong(row, name, value, "the same kind as the other: a text or a list of texts")
     return [text_of(row, f"{name}[{index}]", text) for index, text in enumerate(value)]

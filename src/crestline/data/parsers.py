@@ -221,27 +221,27 @@ def _csv_rows_unlimited(text: str, name: str) -> Iterator[Row]:
                 f"({', '.join(header)}); put quotes around texts with commas"
             )
         else:
-            values = dict(zip(header, map(csv_cell, fields), strict=True))
-            if broken := next((n for n, v in values.items() if v is BROKEN_CHAT), None):
-                raise BadInput(
-                    f"{where}: {broken} begins like chat messages and is no JSON; write them as JSON, or use .jsonl"
-                )
-            yield Row(values, where)
+            yield Row(dict(zip(header, map(csv_cell, fields), strict=True)), where)
 
 
-BROKEN_CHAT = object()
-"""A cell that begins like chat messages and is none, such as Python's own way of writing them."""
-_CHAT = re.compile(r"""\[\{\s*['"](role|content)['"]\s*:""")
+class BrokenChat(str):
+    """A cell that looks like chat messages and is no JSON, such as Python's own way of writing them."""
+
+    __slots__ = ()
+
+
+_LIST = re.compile(r"\s*\[\s*\{")
+_CHAT = re.compile(r"""\s*\[\s*\{\s*['"](role|content)['"]\s*:.*\}\s*\]\s*""", re.DOTALL)
 
 
 def csv_cell(text: str) -> Any:
-    """What a cell says: a text, or where it is JSON of chat messages, these; BROKEN_CHAT where it only looks so."""
-    if not text.startswith("[{"):
+    """What a cell says: a text, or where it is JSON of chat messages, these; a BrokenChat where it only looks so."""
+    if not _LIST.match(text):
         return text
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return BROKEN_CHAT if _CHAT.match(text) else text
+        return BrokenChat(text) if _CHAT.fullmatch(text) else text
     is_chat = all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value)
     return value if is_chat else text
 

@@ -17,6 +17,8 @@ from crestline.types import BadInput
 LARGEST_LOOKED_AT = 30_000_000
 """Bytes of a data set that is read to say something of it beforehand."""
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+"""In names of files that say their split in full: `train_sft-00000-of-00002.parquet` is not of `train`."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -71,10 +73,13 @@ def _files_of(folder: Path, split: str) -> list[Path]:
         raise BadInput(f"{folder}: a folder without data files; expected {', '.join(KINDS)} in it")
     if (folder / "state.json").is_file():  # save_to_disk: other files describe these, or are caches
         return _saved_files(folder)
-    chosen = [file for file in files if _split_of(file, (split,))]
+    chosen = [file for file in files if file.name.startswith((f"{split}.", f"{split}-"))]
+    chosen = chosen or [
+        file for file in files if _says(file, split) and not _SHARD.search(file.name)
+    ]
     if chosen:
         return chosen
-    others = [file.name for file in files if _split_of(file, SPLIT_NAMES)]
+    others = [file.name for file in files if any(_says(file, name) for name in SPLIT_NAMES)]
     if others:
         raise BadInput(
             f"{folder}: no split {split!r}; found {', '.join(others[:6])}; "
@@ -106,9 +111,10 @@ def _split_folder(folder: Path, split: str) -> Path:
     return folder / split
 
 
-def _split_of(file: Path, splits: tuple[str, ...]) -> bool:
-    """Whether the file is `<split>.ending` or `<split>-00000-of-00002.ending`."""
-    return any(file.name.startswith((f"{split}.", f"{split}-")) for split in splits)
+def _says(file: Path, split: str) -> bool:
+    """Whether the split is a word of the file's name, as in `pairs_test.jsonl` or `test_sft.parquet`."""
+    word = rf"(?<![a-z]){re.escape(split.lower())}(?![a-z])"
+    return re.search(word, file.name.lower()) is not None
 
 
 def _hub_rows(name: str, split: str) -> list[Row]:

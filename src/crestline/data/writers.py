@@ -147,7 +147,7 @@ def _csv(pair: Ranking, count: Counter[str]) -> Values | None:
     """A chat prompt as JSON in its cell; None where a text would be read as a chat."""
     prompt = pair.prompt
     texts = [text for text in (prompt, *pair.completions) if isinstance(text, str)]
-    if any(csv_cell(text) != text for text in texts):
+    if any(type(csv_cell(text)) is not str for text in texts):
         count["num_unspeakable"] += 1
         return None
     if not isinstance(prompt, str):
