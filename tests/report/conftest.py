@@ -189,7 +189,8 @@ def write_training(rl: Path, prompts: list[str]) -> None:
         )
     write_atomic(
         rl / "config.yaml",
-        "verb: rl\nmodel_name_or_path: sft/model\nnum_updates: 420\nnum_prompts: 16\n"
+        "verb: rl\nmodel_name_or_path: sft/model\nreward_model_name_or_path: reward/model\n"
+        "num_updates: 420\nnum_prompts: 16\n"
         "num_generations: 8\ntemperature: 1.0\nmax_completion_length: 48\nseed: 0\n"
         "algorithm:\n  name: rloo\n  beta: 0.0\n",
     )

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from crestline.pipeline.best_of_n import examples
-from crestline.report.best_of_n_page import best_of_n_page, write_best_of_n_page
+from crestline.report.best_of_n_page import (
+    SLIM,
+    WIDE,
+    best_of_n_page,
+    curve_picture,
+    write_best_of_n_page,
+)
 from crestline.report.best_of_n_words import headline, not_checked, reason, short_table
 from crestline.rewards.best_of_n import Scored, best_of_n_figures
 from crestline.runs.files import write_json
@@ -121,3 +127,42 @@ def test_the_short_table_lines_up(whole: dict[str, Any]) -> None:
     assert rows[0].split() == ["n", "KL", "up", "to", "score", "95", "%", "judge", "95", "%"]
     assert rows[-1].split()[:2] == ["32", "2.50"]
     assert "judge" not in short_table(figures(judged=False, num_prompts=3))[0]
+
+
+def judged(judge: float | None, *, chosen: bool = True) -> dict[str, Any]:
+    """Figures of 30 prompts, the judge's score the same for all answers to a prompt; None: nobody judged."""
+    rng = np.random.default_rng(0)
+    scored = [
+        Scored(
+            prompt=f"p{n}",
+            completions=tuple("abcdefgh"),
+            scores=tuple(rng.normal(size=8).tolist()) if chosen else (0.1,) * 8,
+            judge_scores=() if judge is None else (judge + n,) * 8,
+        )
+        for n in range(30)
+    ]
+    return json.loads(json.dumps(best_of_n_figures(scored, num_resamples=50)))
+
+
+@pytest.mark.parametrize("judge", [0.0, 0.1, 1e6 + 0.1, -3.3])
+def test_a_judge_who_tells_nothing_apart(judge: float) -> None:
+    found = judged(judge)
+    assert headline(found) == "The judge tells none of a prompt’s answers from another."
+    assert reason(found).endswith(
+        "The judge gave all answers to a prompt the same score, whichever is chosen."
+    )
+    assert "highest" not in reason(found) and "loses" not in reason(found)
+    for frame in (WIDE, SLIM):
+        picture = curve_picture(found, frame)
+        assert picture["peak"] is None and picture["peak_label"] == ""
+        assert [label for _, label in picture["y_ticks"]].count("0.0") <= 1
+
+
+def test_a_score_that_chooses_nothing() -> None:
+    found = judged(None, chosen=False)
+    assert "not shown to score above" in headline(found)
+    assert reason(found) == (
+        "The score that chooses is the same for all answers to a prompt, so nothing is chosen."
+    )
+    assert "nothing is chosen" in reason(judged(0.0, chosen=False))
+    assert short_table(found)[1].split() == ["1", "0.00", "0.100", "0.100", "to", "0.100"]

@@ -162,7 +162,7 @@ def test_everything_is_shown_and_nothing_runs(whole: dict[str, Any]) -> None:
 
 def test_what_is_missing_leaves_no_holes(whole: dict[str, Any]) -> None:
     page = Nested(reward_page(bare(whole)))
-    assert "Too few rankings to say" in page.text
+    assert "Too few rankings of different prompts to say" in page.text
     for heading in ("believed?", "ensemble know", "Each dot is one training", "RewardBench"):
         assert heading not in page.text
     assert "None" not in page.text and "–" in page.text
@@ -203,6 +203,25 @@ def test_the_headline(whole: dict[str, Any]) -> None:
     assert "not shown to be better than a coin" in said(0.49, 0.05, 0.12)
     assert "not shown to beat “the longer wins”" in said(0.68, -0.01, 0.12)
     assert "“the longer wins” is right more often" in said(0.68, -0.12, -0.01)
+
+
+def test_few_prompts_are_held_against_nothing(whole: dict[str, Any]) -> None:
+    ends = dict.fromkeys(("accuracy_over_longer_wins_low", "accuracy_over_longer_wins_high"))
+    found = whole | ends | {"accuracy": 0.9, "accuracy_low": 0.6, "calibration": None}
+    assert headline(found) == (
+        "Right about 90\u00a0% of the pairs; too few prompts to hold it against “the longer wins”."
+    )
+    assert "of different prompts" in calibration_verdict(found)
+    assert "too few prompts" in Nested(reward_page(found)).text
+
+
+def test_the_best_of_k_says_of_how_many_rankings(whole: dict[str, Any]) -> None:
+    one = {"num_ranked": 4, "num_rankings": 1, "hit": 0.0, "hit_low": 0.0, "hit_high": 0.793}
+    few = whole | {"best_of_k": [one | {"chance": 0.25}]}
+    told = dict(short_table(few))["best of 4"]
+    assert told == "0.0\u00a0% (0.0–79.3\u00a0%) of 1 ranking; chance 25.0\u00a0%"
+    assert "in 1 ranking; chance has 25.0\u00a0%" in Nested(reward_page(few)).text
+    assert "of 200 rankings; chance" in dict(short_table(whole))["best of 4"]
 
 
 def test_the_verdict_on_calibration(whole: dict[str, Any]) -> None:

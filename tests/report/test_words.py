@@ -6,12 +6,23 @@ import doctest
 
 import pytest
 
-from crestline.report import card, charts, page, reading, samples, words
+from crestline.report import (
+    card,
+    charts,
+    page,
+    reading,
+    reward_words,
+    rewarded,
+    samples,
+    words,
+)
 from crestline.report.charts import Scale, band, padded_range, spread, thinned, ticks
 from crestline.types import Verdict
 
 
-@pytest.mark.parametrize("module", [card, charts, page, reading, samples, words])
+@pytest.mark.parametrize(
+    "module", [card, charts, page, reading, reward_words, rewarded, samples, words]
+)
 def test_doctests(module: object) -> None:
     result = doctest.testmod(module)  # type: ignore[arg-type]
     assert result.attempted > 0 and result.failed == 0
@@ -50,3 +61,22 @@ def test_headline_without_a_known_end() -> None:
     assert words.headline(verdict, None) == (
         "People's preference peaked at update 7. Shipped: checkpoint-7."
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (999.4, "999"),
+        (999.6, "1,000"),
+        (-999.6, "−1,000"),
+        (-0.0, "0"),
+        (1234.5, "1,234"),
+        (0.00001234, "1.23e-05"),
+        (-2.5, "−2.5"),
+        (1e30, "1e+30"),
+        (float("inf"), "–"),
+        (None, "–"),
+    ],
+)
+def test_numbers(value: float | None, told: str) -> None:
+    assert words.number(value) == told

@@ -71,14 +71,19 @@ def test_a_judge_who_agrees_does_not_fall() -> None:
 
 
 def test_chance_alone_is_rarely_called_a_turn() -> None:
-    """A judge who knows nothing: 95 % bounds over all n claim a fall or a gain in few of 100 worlds."""
+    """Curves of noise in 400 worlds: a fall from the peak, or a gain, in 5 % of them, give or take 2.5 % of chance.
+
+    Bounds for the falls from the peak alone, as if it had not been looked for, claim one in a fifth.
+    """
+    rng = np.random.default_rng(0)
+    sizes, num_prompts, worlds = [1, 2, 4, 8, 16, 32], 60, 400
     falls = gains = 0
-    for seed in range(100):
-        turn = best_of_n_figures(samples(40, 16, seed, judge=np.zeros_like), num_resamples=200)[
-            "judge_turn"
-        ]
-        falls, gains = falls + turn["fall_shown"], gains + turn["gain_shown"]
-    assert falls <= 12 and gains <= 12
+    for _ in range(worlds):
+        curve_PG = rng.normal(size=(num_prompts, len(sizes)))
+        times_BP = rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), size=300)
+        found = turn(sizes, curve_PG.mean(0), times_BP @ curve_PG / num_prompts)
+        falls, gains = falls + found["fall_shown"], gains + found["gain_shown"]
+    assert falls <= 0.075 * worlds and gains <= 0.075 * worlds
 
 
 def test_nothing_is_claimed_from_few_prompts() -> None:

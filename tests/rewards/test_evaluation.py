@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from crestline.formulas.intervals import wilson
 from crestline.rewards.evaluation import evaluate, spearman
+from crestline.rewards.pairs import pairs_of
+from crestline.rewards.trust import calibration_figures, cases_of, cross_fitted
 from crestline.types import BadInput, Ranking
 
 
@@ -131,6 +134,73 @@ def test_temperature_of_the_model_or_of_the_other_half() -> None:
     assert given["calibration"]["log_loss"] > own["calibration"]["log_loss"]
 
 
+def test_probabilities_are_those_of_the_other_half() -> None:
+    rankings, scores = many(80)
+    pairs = pairs_of(rankings)
+    cases = cases_of(pairs, seed=3)
+    differences = scores[cases.first_C] - scores[cases.second_C]
+    found = evaluate(rankings, scores, num_resamples=20, seed=3)
+    other = cross_fitted(pairs, scores, cases.cluster_C, seed=3)
+    own = np.full(len(cases), found["temperature"])
+    losses = [
+        calibration_figures(cases, differences, temperature_C, num_resamples=20, seed=3)["log_loss"]
+        for temperature_C in (other, own)
+    ]
+    assert found["calibration"]["log_loss"] == losses[0] != pytest.approx(losses[1], rel=1e-4)
+
+
+def all_alike(num: int, *, right: bool, repeated: int = 1) -> dict[str, Any]:
+    """The best of three of `num` prompts, each asked about `repeated` times, always scored highest or lowest."""
+    rankings = [ranking(f"p{n % num}", "a b c", 0, 1, 2) for n in range(num * repeated)]
+    found = evaluate(
+        rankings,
+        [2.0, 1.0, 0.0] * len(rankings) if right else [0.0, 1.0, 2.0] * len(rankings),
+        num_resamples=20,
+    )
+    (row,) = found["best_of_k"]
+    return dict(row)
+
+
+@pytest.mark.parametrize(("num", "repeated"), [(3, 1), (3, 5), (30, 2)])
+def test_the_best_of_few_or_of_all_does_not_look_certain(num: int, repeated: int) -> None:
+    for right in (False, True):
+        row = all_alike(num, right=right, repeated=repeated)
+        ends = wilson(num * right, num)
+        assert (row["num_ranked"], row["num_rankings"]) == (3, num * repeated)
+        assert row["hit"] == float(right) and row["chance"] == pytest.approx(1 / 3)
+        assert (row["hit_low"], row["hit_high"]) == pytest.approx(ends)
+
+
+def by_prompts(seed: int, num_prompts: int) -> tuple[list[Ranking], list[float]]:
+    """People of each prompt go by the score or against it, as a coin fell: the score knows nothing."""
+    rng = np.random.default_rng(seed)
+    rankings, scores = [], []
+    for n in range(num_prompts * 8):
+        if n % 8 == 0:
+            follows = rng.random() < 0.5
+        texts = tuple("x" * int(k) + str(side) for side, k in enumerate(rng.integers(1, 30, 2)))
+        rankings.append(Ranking(prompt=f"p{n // 8}", completions=texts, ranks=(0, 1)))
+        scores += [1.0, 0.0] if follows else [0.0, 1.0]
+    return rankings, scores
+
+
+@pytest.mark.parametrize("num_prompts", [2, 3, 20])
+def test_noise_on_few_prompts_is_rarely_called_a_gain(num_prompts: int) -> None:
+    """2.5 % of 40 worlds are allowed; resamples of two or three prompts would claim a gain in a third of them."""
+    gains = better = 0
+    for seed in range(40):
+        found = evaluate(*by_prompts(seed, num_prompts), num_resamples=100)
+        better += found["accuracy_low"] > 0.5
+        if num_prompts < 20:
+            assert found["accuracy_over_longer_wins_low"] is None
+            assert found["accuracy_over_longer_wins_high"] is None
+            assert found["calibration"] is None  # so neither of its gains
+        else:
+            gains += found["accuracy_over_longer_wins_low"] > 0
+            gains += found["calibration"]["log_loss_gain_over_constant_low"] > 0
+    assert gains <= 4 and better <= 4
+
+
 def test_scale_does_not_matter_once_calibrated() -> None:
     rankings, scores = many()
     small, large = (evaluate(rankings, scores * c, num_resamples=20) for c in (1e-3, 1e3))
@@ -190,7 +260,7 @@ def test_histogram_holds_every_ranked_completion() -> None:
 
 
 def test_an_ensemble_whose_scores_are_level_has_no_spread_to_tell_of() -> None:
-    rankings, scores = many(30)
+    rankings, scores = many(60)
     level = np.zeros(len(scores))
     found = evaluate(rankings, level, member_scores_NM=np.stack([level, scores], axis=1))
     assert found["ensemble"] is None and found["calibration"]["log_loss"] == pytest.approx(
@@ -210,4 +280,4 @@ def test_what_is_refused() -> None:
     with pytest.raises(BadInput, match=r"test.jsonl:2: the model scores completion 2 as nan"):
         evaluate(rankings, scores)
     with pytest.raises(ValueError, match="member scores"):
-        evaluate(*many(30), member_scores_NM=[[1.0]])
+        evaluate(*many(60), member_scores_NM=[[1.0]])

@@ -96,11 +96,16 @@ def test_pairs_of_one_prompt_are_resampled_together() -> None:
     assert row["accuracy_high"] - row["accuracy"] > 1.5 * naive
 
 
-def test_few_clusters_or_no_errors_do_not_look_certain() -> None:
-    pairs = pairs_of([ranking(f"p{n}", "a b c d", 0, 1, 2, 3) for n in range(5)])
-    (row,) = accuracy_rows(pairs, np.ones(30), {"all": whole(30)}, beside={})["all"]
-    expected = binomtest(5, 5).proportion_ci(method="wilson")
-    assert row["accuracy"] == 1.0 and row["accuracy_low"] == pytest.approx(expected.low)
+@pytest.mark.parametrize(("num_clusters", "num_right"), [(5, 3), (30, 30), (30, 0)])
+def test_few_clusters_or_no_errors_do_not_look_certain(num_clusters: int, num_right: int) -> None:
+    """As many trials as clusters, either where these are few or where all pairs agree."""
+    pairs = pairs_of([ranking(f"p{n}", "a b c d", 0, 1, 2, 3) for n in range(num_clusters)])
+    right = np.repeat(np.arange(num_clusters) < num_right, 6).astype(float)
+    (row,) = accuracy_rows(pairs, right, {"all": whole(len(right))}, beside={})["all"]
+    expected = binomtest(num_right, num_clusters).proportion_ci(method="wilson")
+    assert row["accuracy"] == num_right / num_clusters
+    assert row["accuracy_low"] == pytest.approx(expected.low)
+    assert row["accuracy_high"] == pytest.approx(expected.high)
 
 
 def test_groups_and_what_stands_beside() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crestline.formulas.calibration import fit_temperature, preference_probability
+from crestline.formulas.calibration import auroc, fit_temperature, preference_probability
 from crestline.rewards.pairs import Pairs, pairs_of
 from crestline.rewards.trust import (
     Cases,
+    _out_of_fold,
     calibration_figures,
     cases_of,
     cross_fitted,
@@ -148,6 +149,19 @@ def test_spread_that_knows_nothing() -> None:
     assert found["auroc_spread_low"] < 0.5 < found["auroc_spread_high"]
     assert found["auroc_both_over_margin_high"] < 0.02
     assert found["auroc_spread_over_margin_high"] < 0
+
+
+@pytest.mark.parametrize("size", [1, 10])
+def test_both_are_asked_of_clusters_that_they_were_not_fitted_on(size: int) -> None:
+    """Forty features of noise: a regression that had seen the case, or one of its cluster, would know the answer."""
+    found = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        cluster = np.repeat(np.arange(200), size)
+        features = rng.normal(size=(200, 40))[cluster]
+        right = (rng.random(200) < 0.5)[cluster]
+        found.append(auroc(_out_of_fold(features, right, cluster, seed), right))
+    assert np.mean(found) == pytest.approx(0.5, abs=0.07)
 
 
 def test_members_scales_do_not_matter() -> None:

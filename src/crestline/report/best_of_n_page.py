@@ -10,8 +10,8 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
-from crestline.report.best_of_n_words import cells_of, headline, not_checked, reason
-from crestline.report.charts import Scale, band, line, padded_range, ticks
+from crestline.report.best_of_n_words import cells_of, headline, is_level, not_checked, reason
+from crestline.report.charts import Scale, band, line, padded_range, ticks, told_ticks
 from crestline.report.pictures import Frame, Picture
 from crestline.report.rendering import environment
 from crestline.report.samples import prompt_text
@@ -73,7 +73,10 @@ def read_from(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def curve_picture(figures: Mapping[str, Any], frame: Frame) -> Picture:
     """Gains over one answer against n, each in standard deviations of one answer's score, with 95 % bands."""
     curve: Sequence[Mapping[str, Any]] = figures["curve"]
-    units = {name: unit or 1.0 for name, unit in figures["standard_deviation"].items()}
+    units = {
+        name: 1.0 if is_level(figures, name) else unit
+        for name, unit in figures["standard_deviation"].items()
+    }
     gains = {
         name: [
             [row[f"{name}_gain{end}"] for row in curve]
@@ -90,13 +93,13 @@ def curve_picture(figures: Mapping[str, Any], frame: Frame) -> Picture:
     at = [x(log2(row["n"])) for row in curve]
     wide = frame is WIDE
     step = 1 if wide or len(curve) <= 7 else 2
-    found = figures["judge_turn"]
+    found = None if "judge" in units and is_level(figures, "judge") else figures["judge_turn"]
     peak = at[[row["n"] for row in curve].index(found["peak_n"])] if found else None
     return {
         "frame": frame.as_dict(),
         "wide": wide,
         "x_ticks": [(a, number(r["n"])) for a, r in list(zip(at, curve, strict=True))[::step]],
-        "y_ticks": [(y(t), number(t)) for t in ticks(low, high, 6)],
+        "y_ticks": told_ticks(y, ticks(low, high, 6)),
         "zero": y(0),
         "lines": [
             {

@@ -14,11 +14,15 @@ from crestline.report.words import number, percent
 Figures = Mapping[str, Any]
 FEWEST_PROMPTS = 20
 """Below so many prompts intervals that resample prompts are too narrow."""
+LEVEL = 1e-12
+"""A deviation of so small a share of the score is rounding."""
 
 
 def headline(figures: Figures) -> str:
     """What was found, in a sentence: of the judge, where one was asked."""
     found, most = figures["judge_turn"], figures["num_generations"]
+    if found and is_level(figures, "judge"):
+        return "The judge tells none of a prompt’s answers from another."
     if not found:
         if not figures["score_turn"]["gain_shown"]:
             return f"The best of {most:,} is not shown to score above any one answer."
@@ -46,8 +50,16 @@ def reason(figures: Figures) -> str:
         f"The score that chooses gains {number(figures['curve'][-1]['score_gain'])} at the best of {most:,}, "
         f"{deviations(figures, 'score')} of one answer."
     )
+    if is_level(figures, "score"):
+        score = (
+            "The score that chooses is the same for all answers to a prompt, so nothing is chosen."
+        )
     if not found:
         return score
+    if is_level(figures, "judge"):
+        return (
+            f"{score} The judge gave all answers to a prompt the same score, whichever is chosen."
+        )
     where = f"The judge’s score gains {number(found['gain'])} at the best of {found['peak_n']:,}"
     if found["peak_n"] == 1:
         where = "The judge’s score is highest without any choice"
@@ -55,6 +67,12 @@ def reason(figures: Figures) -> str:
         return f"{score} {where}."
     shown = "" if found["fall_shown"] else ", which chance could explain"
     return f"{score} {where} and loses {number(found['fall'])} from there to the best of {most:,}{shown}."
+
+
+def is_level(figures: Figures, name: str) -> bool:
+    """Whether all answers to a prompt have the same score, but for rounding."""
+    size = max(abs(row[name]) for row in figures["curve"])
+    return bool(figures["standard_deviation"][name] <= LEVEL * size)
 
 
 def deviations(figures: Figures, name: str) -> str:
@@ -68,7 +86,7 @@ def cells_of(figures: Figures, name: str) -> list[tuple[str, str]]:
     """Mean and interval of a score for each n, with as many decimals as the narrowest interval needs."""
     rows = figures["curve"]
     ends = [(row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
-    widths = [high - low for low, high in ends if low is not None and high > low]
+    widths = [h - low for low, h in ends if low is not None and h - low > LEVEL * abs(h)]
     places = min(max(1 - floor(log10(min(widths))), 0), 6) if widths else 3
 
     def told(value: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from crestline.report.reading import Run, finite, read_run, verdict_of, whole
 from crestline.report.rendering import environment
+from crestline.report.rewarded import MODEL, Rewarded
 from crestline.report.samples import prompt_text
 from crestline.report.words import (
     badge,
@@ -40,6 +41,10 @@ FACTS = (
     ("max_completion_length", "tokens that a completion may have"),
     ("seed", "random seed"),
     ("num_parameters", "parameters of the policy"),
+    (
+        "rewarded_by",
+        "who scored in RL: “reward model”, “function rewards.py:brevity”, …, as a list",
+    ),
     ("num_rankings", "rankings that the reward model learned from"),
     ("rankings_answered_by", "who gave these rankings"),
     ("reward_accuracy", "reward model's accuracy on held-out pairs, with _low and _high"),
@@ -189,6 +194,8 @@ def _story(verdict: Verdict | None, facts: Mapping[str, Any]) -> str:
         "what was preferred the watch chose what ships."
     )
     rankings = whole(facts.get("num_rankings"))
+    known = (MODEL,) if rankings or finite(facts.get("reward_accuracy")) is not None else ()
+    reward = Rewarded(tuple(facts.get("rewarded_by") or known))
     by = facts.get("rankings_answered_by")
     learned = f" from {number(rankings)} rankings" if rankings else " from rankings"
     given = f" ({markdown(by)})" if by else ""
@@ -196,10 +203,10 @@ def _story(verdict: Verdict | None, facts: Mapping[str, Any]) -> str:
         "not_measured": "Whether that made the answers better was not measured.",
         "peaked": compared + " What training did after the crest is not in this model.",
     }.get(verdict.kind if verdict else "not_measured", compared)
-    return (
-        f"A reward model learned{learned}{given}, and reinforcement learning raised its score. "
-        + told
-    )
+    raised = f"reinforcement learning raised {markdown(reward.told)}. {told}"
+    if MODEL in reward.by:
+        return f"A reward model learned{learned}{given}, and {raised}"
+    return _capital(raised)
 
 
 def _made(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -247,14 +254,16 @@ def facts_of(run_folder: Path) -> dict[str, Any]:
         "beta": kl.get("beta") if isinstance(kl, Mapping) else method.get("beta"),
         "reward_shaping": shaping.get("reward_shaping") if isinstance(shaping, Mapping) else None,
         "learning_rate": steps.get("learning_rate"),
-        "num_rankings": run.labels.num_rankings,
-        "rankings_answered_by": run.labels.rankings_answered_by or None,
+        "rewarded_by": list(run.rewarded.by) or None,
         "prompt": run.answer_prompt or None,
     }
     for key in ("num_generations", "temperature", "max_completion_length", "seed"):
         facts[key] = run.rl_config.get(key)
-    facts |= {key: run.reward.get(name) for key, name in accuracy.items()}
-    facts |= {key: run.reward.get(key) for key in ("longer_wins_accuracy", "num_pairs")}
+    if run.rewarded.may_be_learned:
+        facts |= {key: run.reward.get(name) for key, name in accuracy.items()}
+        facts |= {key: run.reward.get(key) for key in ("longer_wins_accuracy", "num_pairs")}
+        facts["num_rankings"] = run.labels.num_rankings
+        facts["rankings_answered_by"] = run.labels.rankings_answered_by or None
     facts["chat"] = _has_chat_template(folder / "model") or None
     return {key: value for key, value in facts.items() if value is not None}
 

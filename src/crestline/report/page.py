@@ -73,6 +73,7 @@ def sections(run: Run) -> dict[str, Any]:
     return {
         "name": inert(run.name),
         "headline": headline(verdict, run.last_update),
+        "rewarded": run.rewarded,
         "verdict": verdict,
         "reason": inert(verdict.reason, 2000) if verdict else "",
         "badge": inert(badge(answered_by)) if verdict else "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from crestline.report.charts import (
@@ -19,8 +20,10 @@ from crestline.report.charts import (
     spread,
     thinned,
     ticks,
+    told_ticks,
 )
 from crestline.report.reading import CheckpointRow, GoldRow, Run
+from crestline.report.rewarded import Rewarded
 from crestline.report.words import number
 from crestline.types import Verdict
 
@@ -57,7 +60,7 @@ class Frame:
 WIDE = Frame(1000, 470, 58, 150, 46, 52)
 NARROW = Frame(420, 380, 44, 12, 46, 48)
 SMALL = Frame(300, 168, 46, 12, 12, 28)
-GOLD = Frame(620, 250, 56, 18, 30, 46)
+GOLD = Frame(620, 250, 96, 18, 30, 46)
 
 
 def place(row: CheckpointRow, axis: str) -> float | None:
@@ -81,14 +84,14 @@ def crest_picture(run: Run, axis: str, frame: Frame) -> Picture | None:
         "wide": wide,
         "axis": axis,
         "axis_title": "updates" if axis == "update" else "distance from the start, √nats",
-        "x_ticks": [(x(t), number(t)) for t in ticks(0, high, 9 if wide else 5)],
+        "x_ticks": told_ticks(x, ticks(0, high, 9 if wide else 5)),
         "y_ticks": [(y(t / 4), f"{25 * t} %") for t in range(5)],
         "half": y(0.5),
         "proxy": _proxy(rows, axis, x, y),
         "preference": _preference(rows, axis, x, y, 1.0 if wide else 0.7),
         "crest": _crest(run.verdict, rows, axis, x, frame),
         "cropped_label_y": _between_ends(rows, y),
-        "labels": _labels(rows, y, frame) if wide else [],
+        "labels": _labels(rows, run.rewarded, y, frame) if wide else [],
         "places": [None if (at := place(row, axis)) is None else x(at) for row in run.checkpoints],
         "proxy_places": [None if row.proxy is None else y(row.proxy) for row in run.checkpoints],
         "preference_places": [
@@ -167,13 +170,15 @@ def _between_ends(rows: Sequence[CheckpointRow], y: Scale) -> float:
     return round((y(proxies[-1]) + y(rates[-1])) / 2, 1) if proxies and rates else y(0.06)
 
 
-def _labels(rows: Sequence[CheckpointRow], y: Scale, frame: Frame) -> list[Picture]:
+def _labels(
+    rows: Sequence[CheckpointRow], reward: Rewarded, y: Scale, frame: Frame
+) -> list[Picture]:
     """Names at the right ends of the two lines, apart from each other."""
     ends: list[tuple[str, list[str], float]] = []
     proxies = [row.proxy for row in rows if row.proxy is not None]
     rates = [row.win_rate for row in rows if row.win_rate is not None]
     if proxies:
-        ends.append(("proxy", ["the reward", "model's score"], y(proxies[-1])))
+        ends.append(("proxy", wrap(reward.score, 14), y(proxies[-1])))
     if rates:
         ends.append(("preference", ["preferred over", "the start"], y(rates[-1])))
     places = spread([end for _, _, end in ends], 46, frame.top + 4, frame.y_end - 22)
@@ -195,8 +200,8 @@ def gold_picture(rows: Sequence[GoldRow], verdict: Verdict | None) -> Picture | 
     shipped = verdict.update if verdict and verdict.update is not None else None
     return {
         "frame": GOLD.as_dict(),
-        "x_ticks": [(x(t), number(t)) for t in ticks(0, x.high, 7)],
-        "y_ticks": [(y(t), number(t)) for t in ticks(low, high, 5)],
+        "x_ticks": told_ticks(x, ticks(0, x.high, 7)),
+        "y_ticks": told_ticks(y, ticks(low, high, 5)),
         "line": line([(x(row.update), y(row.gold)) for row in rows]),
         "bars": [
             (
@@ -227,8 +232,8 @@ def small_picture(
         "tells": tells,
         "first": number(points[0][1]),
         "last": number(points[-1][1]),
-        "x_ticks": [(x(t), number(t)) for t in ticks(x.low, x.high, 4)],
-        "y_ticks": [(y(t), number(t)) for t in ticks(low, high, 4)],
+        "x_ticks": told_ticks(x, ticks(x.low, x.high, 4)),
+        "y_ticks": told_ticks(y, ticks(low, high, 4)),
         "line": line([(x(at), y(value)) for at, value in thinned(points, 160)]),
         "shipped": x(shipped) if inside and shipped is not None else None,
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from crestline.report.rewarded import Rewarded, rewarded
 from crestline.runs.files import read_json, read_jsonl
 from crestline.runs.folder import RunFolder
 from crestline.runs.tables import read_table
@@ -84,6 +85,11 @@ class Run:
     configs: Mapping[str, str]
     rl_config: Mapping[str, Any]
     notes: dict[str, str]
+
+    @property
+    def rewarded(self) -> Rewarded:
+        """What RL raised."""
+        return rewarded(self.rl_config)
 
     @property
     def last_update(self) -> int | None:

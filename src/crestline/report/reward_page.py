@@ -21,6 +21,7 @@ from crestline.report.reward_pictures import (
 from crestline.report.reward_words import (
     between,
     calibration_verdict,
+    counted,
     curve_verdict,
     ensemble_told,
     exact,
@@ -122,9 +123,8 @@ def tiles(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     larger = [row for row in figures["best_of_k"] if row["num_ranked"] > 2]
     if larger:
         row = max(larger, key=lambda row: row["num_rankings"])
-        label = (
-            f"its best of {row['num_ranked']} is people's best; chance has {exact(row['chance'])}"
-        )
+        of = f"{row['num_ranked']} is people's best, in {counted(row['num_rankings'], 'ranking')}"
+        label = f"its best of {of}; chance has {exact(row['chance'])}"
         found.append((label, exact(row["hit"])))
     if calibration := figures["calibration"]:
         label = f"calibration error; perfect probabilities show {calibration['ece_floor']:.3f}"

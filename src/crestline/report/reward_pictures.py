@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crestline.report.charts import Scale, band, line, ticks
+from crestline.report.charts import Scale, band, line, ticks, told_ticks
 from crestline.report.pictures import Frame, Picture
-from crestline.report.words import number, percent
+from crestline.report.words import percent
 
 SQUARE = Frame(460, 440, 58, 14, 18, 52)
 BROAD = Frame(560, 330, 58, 14, 18, 52)
@@ -19,6 +19,7 @@ SLIM = Frame(420, 340, 52, 12, 18, 52)
 
 Figures = Mapping[str, Any]
 PERCENTS = tuple(t / 4 for t in range(5))
+PERCENT = "\u00a0%"
 
 
 def reliability_picture(bins: Sequence[Figures]) -> Picture:
@@ -49,7 +50,7 @@ def margin_picture(rows: Sequence[Figures]) -> Picture:
     return {
         "frame": BROAD.as_dict(),
         "x_ticks": [(at, row["name"]) for at, row in zip(places, rows, strict=True)],
-        "y_ticks": [(y(t), percent(t)) for t in ticks(low, 1, 6)],
+        "y_ticks": told_ticks(y, ticks(low, 1, 6), 100, PERCENT),
         "half": y(0.5),
         "bars": [
             (at, y(row["accuracy"]), y(row["accuracy_low"]), y(row["accuracy_high"]))
@@ -80,7 +81,7 @@ def histogram_picture(scores: Figures) -> Picture:
         areas[kind] = band(top, [(x(edges[0]), y(0)), (x(edges[-1]), y(0))])
     return {
         "frame": BROAD.as_dict(),
-        "x_ticks": [(x(t), number(t)) for t in ticks(edges[0], edges[-1], 7)],
+        "x_ticks": told_ticks(x, ticks(edges[0], edges[-1], 7)),
         "y_ticks": [],
         "areas": areas,
     }
@@ -100,8 +101,8 @@ def curve_picture(curve: Figures, points: Sequence[Figures], frame: Frame) -> Pi
     return {
         "frame": frame.as_dict(),
         "wide": frame is WIDE,
-        "x_ticks": [(x(t), number(t)) for t in ticks(0, at[-1], 8 if frame is WIDE else 5)],
-        "y_ticks": [(y(t), f"{100 * t:g}\u00a0%") for t in ticks(low, high, 6)],
+        "x_ticks": told_ticks(x, ticks(0, at[-1], 8 if frame is WIDE else 5)),
+        "y_ticks": told_ticks(y, ticks(low, high, 6), 100, PERCENT),
         "band": band(
             [(x(n), y(value)) for n, value in zip(at, upper, strict=True)],
             [(x(n), y(value)) for n, value in zip(at, lower, strict=True)],

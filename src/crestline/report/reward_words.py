@@ -49,15 +49,26 @@ def between(figures: Figures, name: str) -> str:
     return f"{100 * low:.1f}–{exact(high)}"
 
 
+def counted(num: int, thing: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "ranking"), counted(1200, "ranking")
+    ('1 ranking', '1,200 rankings')
+    """
+    return f"{num:,} {thing}" + ("" if num == 1 else "s")
+
+
 def headline(figures: Figures) -> str:
     """The evaluation in a sentence."""
     accuracy = f"Right about {percent(figures['accuracy'])} of the pairs"
     if figures["accuracy_low"] <= 0.5:
         return f"{accuracy}: not shown to be better than a coin."
-    gain = figures["accuracy_over_longer_wins"]
-    if figures["accuracy_over_longer_wins_low"] > 0:
+    gain, low, high = (figures[f"accuracy_over_longer_wins{end}"] for end in ("", "_low", "_high"))
+    if low is None:
+        return f"{accuracy}; too few prompts to hold it against “the longer wins”."
+    if low > 0:
         return f"{accuracy}, {100 * gain:.0f} points more than “the longer wins”."
-    if figures["accuracy_over_longer_wins_high"] < 0:
+    if high < 0:
         return f"{accuracy}: “the longer wins” is right more often."
     return f"{accuracy}; not shown to beat “the longer wins”."
 
@@ -66,7 +77,7 @@ def calibration_verdict(figures: Figures) -> str:
     """Whether the probabilities can be believed, in a sentence or two."""
     found = figures["calibration"]
     if not found:
-        return "Too few rankings to say whether its probabilities can be believed."
+        return "Too few rankings of different prompts to say whether its probabilities can be believed."
     floor = f"{found['ece_floor_low']:.3f}–{found['ece_floor_high']:.3f}"
     error = (
         f"calibration error {found['ece']:.3f}, where perfect probabilities would show about "
@@ -130,8 +141,8 @@ def short_table(figures: Figures) -> Lines:
     ]
     for row in figures["best_of_k"]:
         if row["num_ranked"] > 2:
-            hit = f"{exact(row['hit'])} ({between(row, 'hit')}); chance {exact(row['chance'])}"
-            lines.append((f"best of {row['num_ranked']}", hit))
+            hit = f"{exact(row['hit'])} ({between(row, 'hit')}) of {counted(row['num_rankings'], 'ranking')}"
+            lines.append((f"best of {row['num_ranked']}", f"{hit}; chance {exact(row['chance'])}"))
     if found := figures["calibration"]:
         floor = f"{found['ece_floor_low']:.3f}–{found['ece_floor_high']:.3f}"
         lines.append(

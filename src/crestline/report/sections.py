@@ -87,7 +87,7 @@ def _told(run: Run) -> str:
     told = []
     if proxies:
         told.append(
-            f"The reward model's mean score goes from {percent(proxies[0])} to "
+            f"The mean of {run.rewarded.told} goes from {percent(proxies[0])} to "
             f"{percent(proxies[-1])}."
         )
     if rates:
@@ -234,14 +234,15 @@ def cost(run: Run) -> dict[str, Any]:
     stages = run.record.get("stages")
     rows = []
     for name, stage in stages.items() if isinstance(stages, dict) else ():
-        if isinstance(stage, dict):
+        if isinstance(stage, dict) and name != "report":  # it is not over while it writes this
             memory = finite(stage.get("peak_memory_mb"))
             rows.append((inert(name), inert(stage.get("state", "–")), stage.get("seconds"), memory))
     seconds = [known for row in rows if (known := finite(row[2])) is not None]
     facts = []
     if run.labels.num_rankings is not None:
         by = f", from {run.labels.rankings_answered_by}" if run.labels.rankings_answered_by else ""
-        facts.append((number(run.labels.num_rankings), inert(f"rankings for the reward model{by}")))
+        use = " for the reward model" if run.rewarded.may_be_learned else ""
+        facts.append((number(run.labels.num_rankings), inert(f"rankings{use}{by}")))
     if run.labels.num_duels is not None:
         unranked = run.labels.num_unranked
         more = f", {unranked} of them not ranked" if unranked else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from math import isfinite
 
 from crestline.types import Verdict
 
@@ -113,16 +114,17 @@ def not_checked(answered_by: str, *, simulated_gold: bool = False) -> list[str]:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as people read it.
+    """A number as people read it, with so many digits; whole numbers and those from 1,000 on with all before the point.
 
-    >>> number(12345.6), number(0.12345), number(40.0), number(None)
-    ('12,346', '0.123', '40', '–')
+    >>> number(12345.6), number(0.12345), number(40.0), number(999.6), number(-0.0), number(None)
+    ('12,346', '0.123', '40', '1,000', '0', '–')
     """
-    if value is None:
+    if value is None or not isfinite(value):
         return "–"
-    if abs(value) >= 1000 or value == int(value):
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
+    rounded = float(f"{value:.{digits}g}")
+    is_whole = value == int(value) or abs(rounded) >= 1000
+    told = f"{value + 0.0:,.0f}" if is_whole and abs(value) < 1e15 else f"{value:.{digits}g}"
+    return told.replace("-", "−", 1 if told.startswith("-") else 0)
 
 
 def percent(fraction: float | None) -> str:

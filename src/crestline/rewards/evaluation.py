@@ -8,6 +8,7 @@ M ensemble members.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,13 @@ from scipy.stats import rankdata
 
 from crestline.formulas.calibration import preference_probability
 from crestline.rewards.pairs import (
+    FEW_CLUSTERS,
     Array,
     Grouping,
     Pairs,
     accuracy_rows,
     agreement,
     by_size,
-    clusters_of,
     named,
     pairs_of,
 )
@@ -74,7 +75,7 @@ def evaluate(
         "mean": float(scores.mean()) if mean is None else mean,
         "temperature": used,
         "temperature_refitted": fitted,
-        "best_of_k": _best_of_k(rankings, scores, **resampling),
+        "best_of_k": _best_of_k(rankings, pairs, scores, **resampling),
         "length": _length(rankings, pairs, scores, num_tokens_N),
         "scores": _histogram(rankings, scores),
         "num_duplicate_rankings": len(rankings) - len({content_of(r) for r in rankings}),
@@ -149,9 +150,19 @@ def _accuracy(
         "num_heldout_rankings": len(rankings),
         "num_clusters": len(np.unique(pairs.cluster_P)),
         **{f"longer_wins_{key}": longer[key] for key in whole if key.startswith("accuracy")},
-        **with_intervals(over_longer, pairs.cluster_P, num=num_resamples, seed=seed),
+        **_unless_few(
+            with_intervals(over_longer, pairs.cluster_P, num=num_resamples, seed=seed),
+            len(np.unique(pairs.cluster_P)),
+        ),
         "accuracy_by": rows,
     }
+
+
+def _unless_few(figures: Mapping[str, float], num_clusters: int) -> Figures:
+    """Figures with their intervals; without, each end None, where too few clusters are resampled to trust them."""
+    few = num_clusters < FEW_CLUSTERS
+    ends = ("_low", "_high")
+    return {key: None if few and key.endswith(ends) else v for key, v in figures.items()}
 
 
 def _groupings(
@@ -176,39 +187,49 @@ def _groupings(
 
 
 def _best_of_k(
-    rankings: Sequence[Ranking], scores_N: Array, *, num_resamples: int, seed: int
+    rankings: Sequence[Ranking], pairs: Pairs, scores_N: Array, *, num_resamples: int, seed: int
 ) -> list[Figures]:
-    """By number of ranked completions: how often the highest score is one that people put first, and chance."""
-    cluster_R, _ = clusters_of(rankings)
-    cases: dict[int, list[tuple[float, float, int]]] = {}
-    first = 0
-    for number, ranking in enumerate(rankings):
-        places = [k for k, rank in enumerate(ranking.ranks) if rank is not None]
-        ranks = [ranking.ranks[k] for k in places]
-        if len(set(ranks)) > 1:
-            scores = scores_N[[first + k for k in places]]
-            is_best = np.array([rank == min(r for r in ranks if r is not None) for rank in ranks])
-            hit = float(is_best[scores == scores.max()].mean())
-            cases.setdefault(len(places), []).append(
-                (hit, float(is_best.mean()), cluster_R[number])
-            )
-        first += len(ranking.completions)
-    found = []
-    for num_ranked, rows in sorted(cases.items()):
-        hit_R, chance_R, cluster = (np.array(column) for column in zip(*rows, strict=True))
+    """By number of ranked completions: how often the highest score is one that people put first, and chance.
 
-        def figures(times_R: Array, hit_R: Array = hit_R) -> dict[str, float]:
-            return {"hit": float(times_R @ hit_R / times_R.sum())}
+    The interval is that of an accuracy, each ranking counting once.
+    """
+    ends = np.cumsum([len(ranking.completions) for ranking in rankings])
+    each = _one_a_ranking(pairs)
+    cases = [
+        _hit(rankings[n], scores_N[ends[n] - len(rankings[n].completions) : ends[n]])
+        for n in each.ranking_P
+    ]
+    num_ranked_R, hit_R, chance_R = np.array(cases, dtype=np.float64).T
+    rows = accuracy_rows(
+        each,
+        hit_R,
+        {"best_of_k": by_size(num_ranked_R, most_distinct=len(each))},
+        beside={"chance": chance_R},
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    names = {"hit": "accuracy", "hit_low": "accuracy_low", "hit_high": "accuracy_high"}
+    return [
+        {"num_ranked": int(row["name"]), "num_rankings": row["num_pairs"]}
+        | {name: row[key] for name, key in names.items()}
+        | {"chance": row["chance"]}
+        for row in rows["best_of_k"]
+    ]
 
-        found.append(
-            {
-                "num_ranked": num_ranked,
-                "num_rankings": len(rows),
-                **with_intervals(figures, cluster.astype(np.int64), num=num_resamples, seed=seed),
-                "chance": float(chance_R.mean()),
-            }
-        )
-    return found
+
+def _one_a_ranking(pairs: Pairs) -> Pairs:
+    """The first pair of each ranking, so that rankings of any length count alike."""
+    _, firsts = np.unique(pairs.ranking_P, return_index=True)
+    columns = ("ranking_P", "better_P", "worse_P", "rank_gap_P", "margin_P", "cluster_P")
+    return replace(pairs, **{name: getattr(pairs, name)[firsts] for name in columns})
+
+
+def _hit(ranking: Ranking, scores_K: Array) -> tuple[int, float, float]:
+    """(completions that people ranked, share of the highest scored ones that they put first, that share of all)."""
+    known = [k for k, rank in enumerate(ranking.ranks) if rank is not None]
+    ranks = np.array([ranking.ranks[k] for k in known])
+    is_best, scores = ranks == ranks.min(), scores_K[known]
+    return len(known), float(is_best[scores == scores.max()].mean()), float(is_best.mean())
 
 
 # ---------------------------------------------------------------- length and scores
@@ -323,11 +344,11 @@ def _trust(
     num_resamples: int,
     seed: int,
 ) -> Figures:
-    """Calibration and, of an ensemble, spread; None with too few rankings to say anything, and of spread where all
-    scores are level."""
+    """Calibration and, of an ensemble, spread; None where the rankings are of fewer than FEWEST prompts, and of spread
+    where all scores are level."""
     cases = cases_of(pairs, seed=seed)
     found: Figures = {"calibration": None, "ensemble": None}
-    if len(cases) < FEWEST:
+    if len(np.unique(cases.cluster_C)) < FEWEST:
         return found
     resampling = {"num_resamples": num_resamples, "seed": seed}
     differences_C = scores_N[cases.first_C] - scores_N[cases.second_C]
