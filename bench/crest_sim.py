@@ -1,19 +1,21 @@
 """How much preference the watch leaves behind, on simulated runs with a known gold curve.
 
-    python bench/crest_sim.py --quick      a few runs of each kind, under two minutes on one core
-    python bench/crest_sim.py --full       the quoted table, kept in bench/results
+    python bench/crest_sim.py --quick        3 runs of each kind, under two minutes on one core
+    python bench/crest_sim.py --full         50 runs of each kind, about 20 minutes on one core: the quoted table,
+                                             kept in bench/results
+    python bench/crest_sim.py --num_runs 5   so many runs, printed only
 
 Regret = (gold at the best checkpoint − gold at what ships) / (gold at the best − gold at the
-reference). Where nothing beats the reference there is no regret; gold lost is then counted in the
-verdict column only. The last line is one JSON object.
+reference). "cover": of the runs whose verdict has an interval, how many hold the best checkpoint.
+Where nothing beats the reference there is neither; gold lost is counted everywhere. "band": the
+part of the checkpoints whose true win rate lies within the curve's 90 % interval. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,10 +29,14 @@ from scipy.special import expit
 
 from crestline.crest.watch import Watch, WatchConfig
 from crestline.formulas.curves import win_rate
-from crestline.types import Duel, Observation
+from crestline.formulas.intervals import wilson
+from crestline.types import Duel, Observation, Verdict
+from demo import machine, spread
 
 Array = NDArray[np.float64]
 NUM_PROMPTS = 256
+RUNS_QUICK, RUNS_FULL = 3, 50
+NUM_LABELS, FLIPS = (1000, 300), (0.25, 0.0)
 RESULTS = Path(__file__).parent / "results" / "crest_sim.json"
 
 
@@ -100,17 +106,26 @@ def simulate(truth: Truth, flip: float, num_labels: int, seed: int) -> dict[str,
     }
     golds = np.concatenate([[0.0], gold])
     best = float(golds.max())
-    low, high = verdict.interval or (0, 0)
-    covered = low <= 20 * int(golds.argmax()) <= high
-    regrets = {k: (best - golds[i]) / best if best > 0 else None for k, i in shipped.items()}
-    lost = best - float(golds[shipped["watch"]])
     return {
         "kind": verdict.kind,
-        "regrets": regrets,
-        "lost": lost,
-        "covered": covered,
+        "regrets": {k: (best - golds[i]) / best for k, i in shipped.items()} if best > 0 else {},
+        "lost": best - float(golds[shipped["watch"]]),
+        "covered": holds_best(verdict, golds),
+        "band": [
+            p.low <= chance <= p.high for p, chance in zip(verdict.curve[1:], chances, strict=False)
+        ],
         "seconds": seconds,
     }
+
+
+def holds_best(verdict: Verdict, golds: Array) -> bool | None:
+    """Whether the interval holds the best checkpoint; None where there is no interval or no gain.
+
+    golds: of the reference, then of each checkpoint.
+    """
+    if verdict.interval is None or not golds.max() > golds[0]:
+        return None
+    return verdict.interval[0] <= 20 * int(golds.argmax()) <= verdict.interval[1]
 
 
 def patience(rates: Array, allowed: int = 2) -> int:
@@ -127,29 +142,31 @@ def cell(name: str, flip: float, num_labels: int, num_runs: int, seed: int) -> d
     """All runs of one kind: one row of the table."""
     runs = [simulate(TRUTHS[name], flip, num_labels, seed + i) for i in range(num_runs)]
     kinds = Counter(r["kind"] for r in runs)
+    right = sum(kinds[k] for k in TRUTHS[name].right)
+    covered = [r["covered"] for r in runs if r["covered"] is not None]
     row: dict[str, Any] = {
         "truth": name,
         "flip": flip,
         "num_labels": num_labels,
         "num_runs": num_runs,
-        "right": sum(kinds[k] for k in TRUTHS[name].right),
+        "right": right,
+        "right_interval": wilson(right, num_runs),
         "verdicts": dict(kinds),
-        "mean_gold_lost": float(np.mean([r["lost"] for r in runs])),
-        "covered": sum(r["covered"] for r in runs),
+        "gold_lost": spread_and_mean([r["lost"] for r in runs]),
+        "num_intervals": len(covered),
+        "covered": sum(covered),
+        "covered_interval": wilson(sum(covered), len(covered)) if covered else None,
+        "band": round(float(np.mean([held for r in runs for held in r["band"]])), 4),
         "slowest_verdict_seconds": max(r["seconds"] for r in runs),
     }
     for rule in ("watch", "last", "argmax", "patience"):
-        values = [r["regrets"][rule] for r in runs if r["regrets"][rule] is not None]
-        row[rule] = (
-            {
-                "median": float(np.median(values)),
-                "p90": float(np.quantile(values, 0.9)),
-                "mean": float(np.mean(values)),
-            }
-            if values
-            else None
-        )
+        row[rule] = spread_and_mean([r["regrets"][rule] for r in runs if r["regrets"]])
     return row
+
+
+def spread_and_mean(values: list[float]) -> dict[str, float] | None:
+    """How values spread over runs; None without any."""
+    return {**spread(values), "mean": round(float(np.mean(values)), 4)} if values else None
 
 
 def show(row: dict[str, Any]) -> str:
@@ -159,7 +176,8 @@ def show(row: dict[str, Any]) -> str:
         found = row[rule]
         return f"{found['median']:6.2f} {found['p90']:6.2f}" if found else "     –      –"
 
-    n = row["num_runs"]
+    n, num_intervals = row["num_runs"], row["num_intervals"]
+    cover = f"{row['covered'] / num_intervals:5.2f}" if num_intervals else "    –"
     kinds = [
         row["verdicts"].get(k, 0) / n for k in ("peaked", "still_rising", "nothing_beats_reference")
     ]
@@ -167,8 +185,37 @@ def show(row: dict[str, Any]) -> str:
         f"{row['truth']:22s} {row['flip']:4.2f} {row['num_labels']:5d} {n:4d} |{figures('watch')} |"
         f"{figures('last')} |{figures('argmax')} |{figures('patience')} | "
         + " ".join(f"{k:5.2f}" for k in kinds)
-        + f" | {row['right'] / n:5.2f} {row['covered'] / n:5.2f}"
+        + f" | {row['right'] / n:5.2f} {cover} {row['band']:5.2f}"
     )
+
+
+def table(num_runs: int, seed: int) -> list[dict[str, Any]]:
+    """Play and print every row."""
+    print(f"{'':38s} | watch         | last          | argmax        | patience-2    | verdicts")
+    print(
+        f"{'truth':22s} flip labels runs |   med    p90 |   med    p90 |   med    p90 |"
+        "   med    p90 |  peak  rise  none | right cover  band"
+    )
+    rows = []
+    for num_labels in NUM_LABELS:
+        for flip in FLIPS:
+            for name in TRUTHS:
+                rows.append(cell(name, flip, num_labels, num_runs, seed))
+                print(show(rows[-1]), flush=True)
+    return rows
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is quoted of the rows with 1,000 labels and a quarter of the answers turned round."""
+    hard = [r for r in rows if r["num_labels"] == 1000 and r["flip"] == 0.25]
+    peaks = [r for r in hard if TRUTHS[r["truth"]].right == ("peaked",)]
+    return {
+        "worst_median_regret_1000_labels_25_percent_flips": max(
+            r["watch"]["median"] for r in hard if r["watch"]
+        ),
+        "intervals_of_peaks_1000_labels_25_percent_flips": sum(r["num_intervals"] for r in peaks),
+        "intervals_that_hold_the_best": sum(r["covered"] for r in peaks),
+    }
 
 
 def main() -> None:
@@ -177,39 +224,22 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a few runs of each kind (default)")
     size.add_argument("--full", action="store_true", help="the quoted table, written to results")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_runs", type=int, default=None, help="runs of each kind")
+    size.add_argument("--num_runs", type=int, default=None, help="runs of each kind, printed only")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first run of each kind")
     arguments = parser.parse_args()
-    num_runs = arguments.num_runs or (60 if arguments.full else 3)
+    num_runs = arguments.num_runs or (RUNS_FULL if arguments.full else RUNS_QUICK)
     start = time.perf_counter()
-    print(f"{'':38s} | watch         | last          | argmax        | patience-2    | verdicts")
-    print(
-        f"{'truth':22s} flip labels runs |   med    p90 |   med    p90 |   med    p90 |"
-        "   med    p90 |  peak  rise  none | right cover"
-    )
-    rows = []
-    for num_labels in (1000, 300):
-        for flip in (0.25, 0.0):
-            for name in TRUTHS:
-                row = cell(name, flip, num_labels, num_runs, arguments.seed)
-                rows.append(row)
-                print(show(row), flush=True)
+    rows = table(num_runs, arguments.seed)
     result: dict[str, Any] = {
-        "seed": arguments.seed,
+        **figures(rows),
         "num_runs": num_runs,
-        "machine": f"{platform.machine()} {platform.system()}",
+        "seeds": list(range(arguments.seed, arguments.seed + num_runs)),
         "seconds": round(time.perf_counter() - start, 1),
+        "machine": machine(),
     }
-    result["commit"] = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
     if arguments.full:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
-    gained = [r for r in rows if r["watch"] and r["num_labels"] == 1000 and r["flip"] == 0.25]
-    result["worst_median_regret_1000_labels_25_percent_flips"] = max(
-        r["watch"]["median"] for r in gained
-    )
     print(json.dumps(result))
 
 

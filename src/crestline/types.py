@@ -28,6 +28,10 @@ class BadInput(Exception):
         return " ".join(super().__str__().splitlines())
 
 
+class NotFinite(BadInput):
+    """A policy's logits are not finite numbers: who only samples is told, training goes back to a good checkpoint."""
+
+
 class Paused(Exception):
     """The run stopped at a good state and can be resumed: health, or waiting for people. Exit code 3."""
 
@@ -170,7 +174,9 @@ class Sampler(Protocol):
     temperature: float
     max_completion_length: int
 
-    def sample(self, prompts: Sequence[PromptText], seeds: Sequence[int]) -> list[Completion]: ...
+    def sample(self, prompts: Sequence[PromptText], seeds: Sequence[int]) -> list[Completion]:
+        """One completion for each prompt. Raises NotFinite where the policy's logits are not finite numbers."""
+        ...
 
     def encode(self, prompts: Sequence[PromptText]) -> list[list[int]]:
         """Token ids of each prompt. Raises BadInput for one that leaves no room for a completion."""

@@ -4,13 +4,14 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from shlex import split
+from shlex import quote, split
 from typing import Any
 
 import pytest
@@ -40,6 +41,8 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory"), 2, "lower --micro_batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 2, "lower --micro"),
         (OSError(errno.ENOSPC, "x", "model.bin"), 2, "model.bin: no space left on device"),
+        (OSError(errno.ENAMETOOLONG, "x", "aaa"), 2, "aaa: file name too long"),
+        (NotADirectoryError(errno.ENOTDIR, "x", "a/b"), 2, "a/b: not a directory"),
         (PermissionError(errno.EACCES, "x", "a"), 2, "a: permission denied"),
         (ModuleNotFoundError("no", name="peft.tuners"), 2, "pip install peft"),
     ],
@@ -92,6 +95,44 @@ def test_interrupted_run_says_how_to_go_on(
     result = crestline("run", "--preset", "smoke", "--output_dir", out)
     assert result.code == 130
     assert result.err == (f"crestline: interrupted; continue with: crestline run --resume {out}\n")
+
+
+def test_what_may_be_typed_next_is_quoted(
+    crestline: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "my runs"
+
+    def act(*_: object) -> None:
+        out.mkdir()
+        (out / "config.yaml").write_text("seed: 0\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crestline.cli.actions.act", act)
+    result = crestline("run", "--preset", "smoke", "--output_dir", out)
+    assert split(result.err.partition("with: ")[2])[-1] == str(out)
+
+
+def test_what_may_be_looked_at_next_is_quoted(
+    crestline: Run, material: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "my runs"
+    shutil.copytree(material / "rl_run", out)
+    shutil.copytree(out / "checkpoint-0", out / "checkpoint-5")
+    monkeypatch.setenv("COLUMNS", "1000")
+    result = crestline("crest", out, "--ship_unmeasured", "--num_threads", "1")
+    assert result.code == 0, result.err
+    quoted = quote(str(out))
+    assert f"next: crestline report {quoted}; crestline chat {quoted}" in result.out
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_bug(closed: str, material: Path, tmp_path: Path) -> None:
+    report = tmp_path / "run"
+    shutil.copytree(material / "rl_run", report)
+    words = f"{quote(sys.executable)} -m crestline report {quote(str(report))} {closed}"
+    ended = subprocess.run(["sh", "-c", words], stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (report / "report.html").is_file()
 
 
 def test_interrupt_of_a_process(material: Path, tmp_path: Path) -> None:
@@ -264,6 +305,16 @@ def test_chat_with_a_pipe(crestline: Run, material: Path, monkeypatch: pytest.Mo
 
 def test_what_a_model_says_does_not_steer_the_terminal() -> None:
     assert visible("a\x1b[2Jb\x07\x9b\r\n\tc") == "a[2Jb\n\tc"
+
+
+def test_a_model_has_no_other_checkpoints_to_chat_with(
+    crestline: Run, material: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("/what\n/checkpoint 3\n/checkpoint shipped\n"))
+    result = crestline("chat", material / "policy", "--num_threads", "1")
+    assert result.code == 0 and result.err == ""
+    assert "/checkpoint N" not in result.out and result.out.count("/quit leaves") == 2
+    assert "is a model, which has no checkpoints" in result.out
 
 
 def test_chat_in_a_process_reads_any_bytes(material: Path) -> None:

@@ -41,6 +41,13 @@ def test_prompts_are_fresh_and_pass_to_the_nearest_checkpoint() -> None:
     assert len(questions(book, [10] * 99, may_pass=True)) == 5
 
 
+def test_each_checkpoint_has_its_own_order_of_prompts() -> None:
+    found = with_prompts(DuelBook(), [10] * 9 + [20] * 9, [10, 20], 9, 0, may_pass=False)
+    first, second = [i for _, i in found[:9]], [i for _, i in found[9:]]
+    assert sorted(first) == sorted(second) == list(range(9))
+    assert first != second
+
+
 def test_duels_of_one_checkpoint_are_not_passed_on() -> None:
     book = DuelBook()
     book.ask([(10, 0), (10, 1), (10, 2)], "first")
@@ -59,16 +66,17 @@ def test_tally_by_hand() -> None:
     book.ask([(20, 1), (20, 2)], "focus")
     book.ask([(20, 3)], "last")
     book.ask([(20, 4)], "confirm")
-    outcomes: list[float | None] = [1.0, None, 0.5, 1.0, 0.0, 0.0, 1.0]
+    book.ask([(10, 2), (10, 3)], "explore")
+    outcomes: list[float | None] = [1.0, None, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     for question, outcome in zip(list(book.asked), outcomes, strict=True):
         book.answers[question] = outcome
     tally = book.tally({20: 1.5, 10: 0.7})
     assert tally.updates_S == (10, 20)
     assert tally.distances_S.tolist() == [0.7, 1.5]
-    assert tally.wins_S.tolist() == [1.0, 2.5]
-    assert tally.counts_S.tolist() == [1.0, 5.0]
+    assert tally.wins_S.tolist() == [3.0, 2.5]
+    assert tally.counts_S.tolist() == [3.0, 5.0]
     assert (tally.chosen_wins, tally.chosen_count) == (2.0, 3)
     assert (tally.confirm_update, tally.confirm_wins, tally.confirm_count) == (20, 1.0, 1)
-    assert tally.num_labels == 7
+    assert tally.num_labels == 9
     with pytest.raises(ValueError, match="asked before"):
         book.ask([(10, 0)], "focus")

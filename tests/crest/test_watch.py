@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from crestline.crest.duels import DuelBook
 from crestline.crest.watch import Watch, WatchConfig
 from crestline.formulas.curves import win_rate
 from crestline.types import Duel, Observation, Verdict
@@ -40,6 +41,21 @@ def play(
             watch.answer(Duel(update=update, prompt_index=prompt_index, outcome=outcome))
             answers.append((update, prompt_index, outcome))
     return answers
+
+
+def book_of(watch: Watch) -> DuelBook:
+    """What was asked and answered, from the saved state."""
+    state = watch.state()
+    return DuelBook(
+        asked={(update, i): phase for update, i, phase in state["asked"]},
+        answers={(update, i): outcome for update, i, outcome in state["answers"]},
+    )
+
+
+def means_of(book: DuelBook, distances: Array) -> Array:
+    """The fitted log odds at every checkpoint."""
+    places = {20 * (i + 1): distance for i, distance in enumerate(distances.tolist())}
+    return book.tally(places).fit().mean()
 
 
 def cliff(d: Array) -> Array:
@@ -106,16 +122,46 @@ def test_replaying_answers_in_order_asks_the_same_again() -> None:
 def test_state_survives_json() -> None:
     config = WatchConfig(num_labels=200)
     first = make(config, DISTANCES)
+    seen = {"update": 440, "distance": DISTANCES[-1], "proxy": 0.7, "signals": {"kl": 2.0}}
+    first.observe(Observation(**seen))
+    assert first.state()["observations"][-1] == seen
     play(first, cliff(DISTANCES), 0.25, 1, most=95)
     first.not_ranked(*first.next_duels()[0])
     second = Watch(config, 256)
-    second.load(json.loads(json.dumps(first.state())))
-    assert second.next_duels() == first.next_duels()
-    play(first, cliff(DISTANCES), 0.25, 2)
-    play(second, cliff(DISTANCES), 0.25, 2)
-    assert second.verdict("people") == first.verdict("people")
+    for more in (0, 60, 10, 10**9):  # in the first batch, a later one, the confirmation; the end
+        play(first, cliff(DISTANCES), 0.25, 2, most=more)
+        second.load(json.loads(json.dumps(first.state())))
+        assert second.state() == first.state()
+        assert second.next_duels() == first.next_duels()
+        assert second.verdict("people") == first.verdict("people")
+    assert set(book_of(second).asked.values()) >= {"first", "focus", "last", "confirm"}
     with pytest.raises(ValueError, match="another config"):
         Watch(WatchConfig(num_labels=100), 256).load(first.state())
+    with pytest.raises(ValueError, match="number of prompts"):
+        Watch(config, 255).load(first.state())
+
+
+def test_nothing_follows_a_confirmation_that_is_lost() -> None:
+    watch = make(WatchConfig(num_labels=500, min_duels=5), DISTANCES[:3], num_prompts=40)
+    while questions := watch.next_duels():
+        is_confirming = book_of(watch).is_confirming()
+        for update, prompt_index in questions:
+            won = float(update >= 40 and not is_confirming)
+            watch.answer(Duel(update=update, prompt_index=prompt_index, outcome=won))
+    asked = book_of(watch).asked
+    assert len(asked) < 120
+    assert [q[0] for q, phase in asked.items() if phase == "confirm"] == [60] * 10
+
+
+def test_loading_in_the_confirmation_asks_no_more() -> None:
+    config = WatchConfig(num_labels=100)
+    first = make(config, DISTANCES[:5])
+    play(first, cliff(DISTANCES[:5]), 0.0, 0, most=90)
+    second = Watch(config, 256)
+    second.load(first.state())
+    assert {book_of(second).asked[question] for question in second.next_duels()} == {"confirm"}
+    assert play(second, cliff(DISTANCES[:5]), 0.0, 1) == play(first, cliff(DISTANCES[:5]), 0.0, 1)
+    assert second.state() == first.state()
 
 
 def test_another_seed_asks_other_duels() -> None:
@@ -175,6 +221,8 @@ def test_prompts_run_out_before_the_budget() -> None:
     asked = play(watch, np.array([0.5, 1.0, 1.5]), 0.0, 0)
     assert 60 <= len(asked) < 120
     assert max(Counter(update for update, _, _ in asked).values()) == 40
+    # None are kept: a quarter of 40 is too few for a confirmation to count.
+    assert not book_of(watch).is_confirming()
     assert watch.next_duels() == []
     assert watch.verdict("people").kind == "still_rising"
 
@@ -207,6 +255,43 @@ def test_the_confirmation_is_about_what_ships(num_prompts: int, num_kept: int) -
     assert f"% of {len(confirmed)} confirmation duels" in verdict.reason
 
 
+@pytest.mark.parametrize("seed", [5, 7])
+def test_a_rising_run_confirms_its_last_checkpoint_though_the_fit_peaks_before(seed: int) -> None:
+    distances = np.linspace(0.4, 4.8, 8)
+    watch = make(WatchConfig(num_labels=200), distances)
+    play(watch, distances / 4.8, 0.1, seed, most=160)
+    assert means_of(book_of(watch), distances).argmax() == 6
+    assert [u for u, _ in watch.next_duels()] == [160] * 40
+    play(watch, distances / 4.8, 0.1, seed)
+    verdict = watch.verdict("people")
+    assert (verdict.kind, verdict.update) == ("still_rising", 160)
+    assert "of 40 confirmation duels" in verdict.reason
+
+
+def test_why_each_duel_is_asked() -> None:
+    """focus: the fit puts the checkpoint within half of the highest log odds; explore: below."""
+    watch = make(WatchConfig(num_labels=300), DISTANCES)
+    play(watch, cliff(DISTANCES), 0.25, 0, most=75)
+    batches: list[Counter[str]] = []
+    while questions := watch.next_duels():
+        book = book_of(watch)
+        means = means_of(book, DISTANCES)
+        near = means >= means.max() - abs(means.max()) / 2
+        phases = [book.asked[question] for question in questions]
+        for (update, _), phase in zip(questions, phases, strict=True):
+            if phase in ("focus", "explore"):
+                assert near[update // 20 - 1] == (phase == "focus")
+            if phase == "last":
+                assert update == 440
+        batches.append(Counter(phases))
+        play(watch, cliff(DISTANCES), 0.25, len(batches), most=len(questions))
+    total = sum(batches, Counter())
+    assert min(total["focus"], total["explore"], total["last"]) >= 8
+    assert total["confirm"] == 60
+    assert all(batch["last"] in (0, batch.total() // 5) for batch in batches)
+    assert [batch.total() for batch in batches[:-2]] == [40] * (len(batches) - 2)
+
+
 def test_a_late_checkpoint_gets_its_first_pass() -> None:
     watch = make(WatchConfig(num_labels=200), DISTANCES[:5])
     play(watch, np.full(5, 0.5), 0.0, 0, most=60)
@@ -235,6 +320,8 @@ def test_bad_calls_are_refused() -> None:
         watch.answer(Duel(update=update, prompt_index=prompt_index, outcome=1.0))
     with pytest.raises(ValueError, match="observed before"):
         watch.observe(Observation(update=20, distance=9.0, proxy=0.5))
+    with pytest.raises(ValueError, match="update must be >= 0"):
+        watch.observe(Observation(update=-1, distance=9.0, proxy=0.5))
     with pytest.raises(ValueError, match="num_prompts"):
         Watch(WatchConfig(), 0)
     for bad in ({"num_labels": 0}, {"first_share": 1.0}, {"confidence": 0.4}):

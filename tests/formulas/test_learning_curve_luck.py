@@ -1,25 +1,35 @@
-"""How much luck in training the interval of a learning curve leaves open, against all signs enumerated."""
+"""How much luck in training the interval of a learning curve leaves open, against Student's interval of a slope."""
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
+from scipy import stats
 
 from crestline.formulas.learning_curve import learning_curve
 
 
-def test_residuals_are_inflated_for_the_three_numbers_that_were_fitted() -> None:
-    """One test group, so that nothing but luck is left: slopes under every choice of signs of inflated residuals."""
-    counts = 100 * 2.0 ** np.arange(8)
-    errors = 0.45 - 0.03 * np.arange(8) + np.random.default_rng(0).normal(0, 0.01, 8)
-    found = learning_curve(counts, errors[:, None], num_more=100, num_resamples=3000)
-    doublings = np.log2(counts) - np.log2(counts).mean()
-    slope = float(errors @ doublings / (doublings @ doublings))
-    residuals = errors - errors.mean() - slope * doublings
-    signs = np.array(list(product([-1.0, 1.0], repeat=8)))
-    lucky = slope + signs @ (residuals * doublings) / (doublings @ doublings) * np.sqrt(8 / 5)
-    low, high = np.quantile(lucky, [0.025, 0.975])
-    assert found.per_doubling[0] == pytest.approx(slope)
-    assert found.per_doubling[2] - found.per_doubling[1] == pytest.approx(high - low, rel=0.06)
+@pytest.mark.parametrize("num_points", [3, 5, 8])
+def test_luck_alone_gives_the_interval_of_least_squares(num_points: int) -> None:
+    """One test group, so that nothing but luck is left."""
+    counts = 100 * 2.0 ** np.arange(num_points)
+    noise = np.random.default_rng(0).normal(0, 0.01, num_points)
+    errors = 0.45 - 0.03 * np.arange(num_points) + noise
+    found = learning_curve(counts, errors[:, None], num_more=100, num_resamples=4000)
+    line = stats.linregress(np.log2(counts), errors)
+    half = stats.t.ppf(0.975, num_points - 2) * line.stderr
+    slope, low, high = found.per_doubling
+    assert slope == pytest.approx(line.slope)
+    assert (low, high) == pytest.approx((slope - half, slope + half), abs=0.05 * half)
+
+
+def test_the_interval_of_a_slope_holds_it_nineteen_times_of_twenty() -> None:
+    counts, held = np.repeat([100.0, 200.0, 400.0], 2), 0
+    for seed in range(200):
+        noise = np.random.default_rng(seed).normal(0, 0.01, 6)
+        errors = 0.45 - 0.03 * np.log2(counts / 100) + noise
+        _, low, high = learning_curve(
+            counts, errors[:, None], num_more=100, num_resamples=300, seed=seed
+        ).per_doubling
+        held += low <= -0.03 <= high
+    assert 183 <= held <= 197

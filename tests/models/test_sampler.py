@@ -24,7 +24,7 @@ from crestline.models.sampler import (
     encode_prompts,
     end_token_ids,
 )
-from crestline.types import BadInput, Completion, Paused, PromptText
+from crestline.types import BadInput, Completion, NotFinite, PromptText
 
 PROMPTS: list[PromptText] = [
     "The cat",
@@ -369,14 +369,16 @@ def test_models_that_would_be_sampled_wrongly_are_refused(sampler, kind: str, li
 
 
 @pytest.mark.parametrize("engine", ["ours", "transformers"])
-def test_logits_that_are_no_numbers_pause(tiny_llama, sampler, engine: str) -> None:
+def test_logits_that_are_no_numbers_are_bad_input(tiny_llama, sampler, engine: str) -> None:
     model = tiny_llama().train()
     built = sampler(model, engine=engine)
+    model.config._name_or_path = "runs/broken"
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
     built.refresh()
-    with pytest.raises(Paused, match="the policy's logits are not finite numbers"):
+    with pytest.raises(NotFinite, match="runs/broken gives logits that are not finite") as caught:
         built.sample(PROMPTS, SEEDS)
+    assert isinstance(caught.value, BadInput) and "learning_rate" not in str(caught.value)
     assert model.training
 
 

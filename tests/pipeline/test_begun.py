@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from crestline.models.load import save_model
 from crestline.models.tokenizer import train_tokenizer
@@ -89,6 +90,34 @@ def test_settings_that_are_none_are_named(asked: SampleConfig, tmp_path: Path) -
     (tmp_path / "samples.settings.json").write_text("[]")
     with pytest.raises(BadInput, match=r"samples.settings.json holds no settings"):
         sample(asked)
+
+
+@pytest.mark.parametrize("text", ['{"years": "of work"}', "[]", '{"seed": 1}', "years of work"])
+def test_settings_of_others_are_left_as_they_are(
+    asked: SampleConfig, tmp_path: Path, text: str
+) -> None:
+    for verb, config in ((sample, asked), (rank, ranking(asked, tmp_path, tmp_path / "r.jsonl"))):
+        theirs = Path(config.output_file).with_suffix(".settings.json")
+        theirs.write_text(text)
+        with pytest.raises(BadInput, match=theirs.name):
+            verb(config)
+        assert theirs.read_text() == text and not Path(config.output_file).exists()
+
+
+def test_settings_of_removed_samples_are_written_anew(asked: SampleConfig, tmp_path: Path) -> None:
+    sample(asked).unlink()
+    other = replace(asked, seed=1)
+    sample(other)
+    assert json.loads((tmp_path / "samples.settings.json").read_text())["seed"] == 1
+
+
+def test_a_model_that_is_no_numbers_is_named(asked: SampleConfig, tmp_path: Path) -> None:
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadInput, match=r"/model gives logits that are not finite numbers"):
+        sample(asked)
+    assert not list(tmp_path.glob("samples*"))
 
 
 def ranking(asked: SampleConfig, tmp_path: Path, output: Path) -> RankConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crestline.cli.checks import crest_input
 from crestline.crest.configs import WatchConfig
 from crestline.pipeline.configs import CrestConfig
 from crestline.pipeline.crest import crest
@@ -71,12 +72,48 @@ def test_a_training_that_has_not_finished_keeps_its_folder(trained: Path) -> Non
     assert sorted(trained.rglob("*")) == before
 
 
-def test_the_rl_of_a_run_lies_apart(trained: Path, tmp_path: Path) -> None:
+def as_run(trained: Path) -> Path:
+    """The same RL as the rl/ of a run."""
+    run = trained.parent / "run"
+    run.mkdir()
+    trained.rename(run / "rl")
+    return run
+
+
+def test_the_rl_of_a_run_lies_apart(trained: Path) -> None:
+    run = as_run(trained)
+    for _ in range(2):
+        assert crest(asked(run, "later")).update == 4
+        assert shipped(run) == "checkpoint 4" and shipped(run / "rl") == "the last policy"
+
+
+def test_a_run_whose_rl_has_not_finished_is_not_asked_about(trained: Path) -> None:
+    """What its checkpoints were asked would be of no use once there are more of them."""
     shutil.rmtree(trained / "model")
-    (tmp_path / "run").mkdir()
-    trained.rename(tmp_path / "run" / "rl")
-    assert crest(asked(tmp_path / "run", "later")).update == 4
-    assert shipped(tmp_path / "run") == "checkpoint 4"
+    run = as_run(trained)
+    before = sorted(run.rglob("*"))
+    with pytest.raises(BadInput, match="run/rl: rl has not finished"):
+        crest(asked(run, "later"))
+    with pytest.raises(BadInput, match="run/rl: rl has not finished"):
+        crest_input(asked(run, "later"))
+    assert sorted(run.rglob("*")) == before
+
+
+def test_an_rl_whose_verdict_removed_its_model_has_finished(trained: Path) -> None:
+    crest(asked(trained, "later"))
+    (trained / "answers.jsonl").unlink()
+    crest(asked(trained, "nobody"))
+    assert not (trained / "model").exists()
+    run = as_run(trained)
+    assert crest(asked(run, "later")).update == 4
+
+
+def test_answers_about_other_checkpoints_are_named_as_such(trained: Path) -> None:
+    crest(asked(trained, "later"))
+    answers = trained / "answers.jsonl"
+    answers.write_text(answers.read_text().replace('"update": 4', '"update": 3'))
+    with pytest.raises(BadInput, match=r"row 1 does not belong .*of other checkpoints or with"):
+        crest(asked(trained, "later"))
 
 
 def test_a_verdict_that_ships_nothing_removes_what_the_last_one_shipped(trained: Path) -> None:

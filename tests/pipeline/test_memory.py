@@ -40,6 +40,7 @@ from crestline.training.memory import (
 )
 from crestline.training.reward_configs import Ensemble, RewardConfig
 from crestline.training.rl_configs import Ppo, RlConfig
+from crestline.training.savings import changes_of
 
 SENTENCES = [
     f"Once there was a fox number {n} who liked red apples and long walks." for n in range(300)
@@ -285,6 +286,12 @@ def test_what_rl_holds_beside_the_policy(folder: Path) -> None:
     asked = total(rl_of(folder, **low)) - total(rl_of(folder, shaping=raw, **low))
     assert asked == pytest.approx(weights / 2, rel=0.01)  # the reference's sampler
     assert total(rl_of(folder, lora=Lora(use_peft=True))) < plain - 2 * weights
+
+
+def test_what_ppo_could_save_with_one_completion_a_prompt(folder: Path) -> None:
+    """Other algorithms need two."""
+    config = rl_of(folder, algorithm=Ppo(), num_generations=1)
+    assert "take --algorithm rloo" in dict(changes_of(config))
 
 
 def test_members_trained_one_by_one_stay_in_memory(folder: Path) -> None:

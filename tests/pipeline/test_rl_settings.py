@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from crestline.pipeline.configs import Material, RunConfig
-from crestline.pipeline.plan import rl_settings
+from crestline.pipeline.plan import plan, rl_settings
 from crestline.rewards.configs import Shaping
 from crestline.training.rl_configs import Kl, RlConfig, resolved
 from crestline.types import BadInput
@@ -29,3 +29,10 @@ def test_what_does_not_fit_together_is_refused_before_the_first_stage() -> None:
     config = replace(RunConfig(), rl=RlConfig(kl=Kl(kl_target=3.0)))
     with pytest.raises(BadInput, match="give a --beta above 0"):
         rl_settings(config)
+
+
+def test_naming_the_worlds_people_is_as_naming_nobody() -> None:
+    nobody = RunConfig()
+    named = replace(nobody, material=Material(people=nobody.world.name))
+    assert plan(named) == plan(nobody)
+    assert rl_settings(named) == rl_settings(nobody)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -119,6 +121,37 @@ def test_a_run_of_an_older_version_goes_on(smoke: Path) -> None:
             run(config, screen=Silent())
     finally:
         (smoke / "config.yaml").write_text(yaml.safe_dump(known, sort_keys=False))
+
+
+def test_what_a_stopped_stage_cost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stages() -> dict[str, Any]:
+        return json.loads((tmp_path / "run" / "run.json").read_text())["stages"]  # type: ignore[no-any-return]
+
+    def stop(*_: object, **__: object) -> None:
+        assert stages()["pretrain"]["state"] == "new"
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crestline.pipeline.run.pretrain", stop)
+    config = replace(SMOKE, output_dir=str(tmp_path / "run"), num_threads=1)
+    for attempts in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run(config, screen=Silent())
+        stage = stages()["pretrain"]
+        assert stage["attempts"] == attempts and stage["seconds"] >= 0.2 * attempts
+        assert stage["state"] == "new" and stage["peak_memory_mb"] > 0
+
+
+def test_bad_input_to_the_first_stages_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BadInput("too little text")
+
+    monkeypatch.setattr("crestline.pipeline.run.pretrain", refuse)
+    with pytest.raises(BadInput, match="too little text"):
+        run(replace(SMOKE, output_dir=str(tmp_path / "run"), num_threads=1), screen=Silent())
+    assert not (tmp_path / "run").exists()
 
 
 def test_answers_of_others_are_not_taken_over(smoke: Path, tmp_path: Path) -> None:

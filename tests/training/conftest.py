@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from crestline.models.load import new_llama, save_model
+from crestline.models.load import load_policy, load_tokenizer, new_llama, save_model
 from crestline.models.reward import Calibration, new_reward_model
 from crestline.models.tokenizer import train_tokenizer
 
@@ -155,4 +155,14 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     typical = judge.score([ask(word) for word in WORDS], [f"{word}!" for word in WORDS[::-1]])
     judge.calibration = Calibration(round(sum(typical) / len(typical), 1), 1.5)
     judge.write(folder / "judge")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def brief(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The task's base, for which every sixth token ends a completion; the base itself hardly ever ends one."""
+    folder: Path = tmp_path_factory.mktemp("brief") / "base"
+    model = load_policy(task / "base")
+    model.generation_config.eos_token_id = list(range(0, model.config.vocab_size, 6))
+    save_model(model, load_tokenizer(task / "base"), folder)
     return folder

@@ -294,6 +294,9 @@ def test_ranking_loss_and_metrics_by_hand(tiny_scorer, way) -> None:
     ]
     value, metrics = ranking_loss(RankingLoss(), way)(model, batch)
     assert float(value) == pytest.approx(sum(losses) / 3, abs=1e-5)
+    penalties = [2 * (a + b + c) / 3, d + e, k + m]
+    centred = ranking_loss(CENTRED, way)(model, batch)[0] - value
+    assert float(centred) == pytest.approx(0.1 * sum(p**2 for p in penalties) / 3, abs=1e-5)
     margins = [a - b, a - c, b - c, e - d, m - k]
     assert metrics["margin"].value == pytest.approx(sum(margins) / 5, abs=1e-5)
     assert metrics["accuracy"].value == sum(margin > 0 for margin in margins) / 5

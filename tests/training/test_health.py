@@ -6,13 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from crestline.rewards.configs import RewardSources
 from crestline.runs.checkpoints import list_checkpoints
 from crestline.runs.files import read_json, read_jsonl
 from crestline.training.configs import Optimization
-from crestline.training.health import Health, Unhealthy, Watchdog, may_change, refuse_nonfinite
+from crestline.training.health import (
+    Health,
+    Streak,
+    Unhealthy,
+    Watchdog,
+    may_change,
+    refuse_nonfinite,
+)
 from crestline.training.rl import rl
 from crestline.training.rl_configs import Checkpointing, Kl, RlConfig
 from crestline.types import BadInput, Paused
@@ -76,11 +84,10 @@ def test_each_check_by_hand(changes, update, says, flag) -> None:
 
 
 def test_a_streak_must_not_break() -> None:
-    wrong = {**FINE, "frac_reward_zero_std": 1.0}
-    assert looked(([wrong] * 9 + [FINE]) * 5)[0] is None
-    assert (
-        looked([wrong] * 9 + [{"grad_norm": 2.0}] * 5 + [wrong])[0] == 15
-    )  # unseen is not healthy
+    wrong = {**FINE, "completions/mean_length": 1.0}
+    assert looked([FINE, *([wrong] * 9 + [FINE]) * 5])[0] is None
+    # unseen is not healthy
+    assert looked([FINE, *[wrong] * 9, *[{"grad_norm": 2.0}] * 5, wrong])[0] == 16
 
 
 def test_what_was_so_from_the_start_is_no_collapse() -> None:
@@ -104,9 +111,10 @@ def test_checks_can_be_switched_off() -> None:
         Health(max_kl_jump=-1.0)
 
 
-def test_it_goes_on_from_its_state() -> None:
+@pytest.mark.parametrize("sickness", [{"grad_norm": 500.0}, {"frac_reward_zero_std": 1.0}])
+def test_it_goes_on_from_its_state(sickness) -> None:
     rows = [{**FINE, "kl": 0.1 * n, "grad_norm": 1.0 + n % 3} for n in range(12)]
-    rows += [{**FINE, "grad_norm": 500.0}] * 10
+    rows += [{**FINE, **sickness}] * 10
     whole = looked(rows)
     assert whole[0] == 22
     for stop in range(22):
@@ -129,8 +137,41 @@ def test_rewards_that_are_rare_are_no_reason_to_pause() -> None:
     assert looked(mixed)[0] is None
     assert looked([*mixed, *[{"grad_norm": 16.0}] * 10])[0] == 90
     older = Watchdog(Health())
-    older.load({**older.state(), "norms": [0.0, 0.0, 2.0]})
-    assert older.norms == [2.0]
+    state = older.state()
+    del state["collapse"]
+    older.load({**state, "norms": [0.0, 0.0, 2.0]})
+    assert older.norms == [2.0] and older.collapse == Streak()
+
+
+def level(chance: float, num_updates: int, seed: int) -> list[dict[str, float]]:
+    """Updates of 8 groups of 4 completions, each of which gets a reward with this chance."""
+    rewards = np.random.default_rng(seed).random((num_updates, 8, 4)) < chance
+    share = (rewards == rewards[:, :, :1]).all(2).mean(1)
+    return [{"frac_reward_zero_std": float(part), "grad_norm": 0.5 * (part < 1)} for part in share]
+
+
+@pytest.mark.parametrize(("chance", "within"), [(0.005, 160), (0.01, 80), (0.05, 12), (0.5, 10)])
+def test_level_groups_pause_only_where_they_were_rarer_before(chance, within) -> None:
+    """With a chance of 1 % no group differs in 73 % of the updates: 10 in a row prove nothing, and 80 do."""
+    flat = [{"frac_reward_zero_std": 1.0, "grad_norm": 0.0}] * within
+    for seed in range(40):
+        rows = level(chance, 400, seed)
+        assert looked(rows)[0] is None
+        found, _, text = looked([*rows, *flat])
+        assert found and "nothing is left to learn from" in text
+
+
+def test_rewards_that_never_differed_are_told_late() -> None:
+    found, _, text = looked([{"frac_reward_zero_std": 1.0}] * 400)
+    assert found == 180 and "for 180 updates" in text
+    assert looked([{"frac_reward_zero_std": 1.0}] * 400, max_collapsed_groups=1.0)[0] is None
+
+
+def test_the_chance_of_a_streak_by_hand() -> None:
+    streak = Streak()
+    for happens, chance in ((True, 1 / 4), (True, 1 / 4 * 2 / 5), (False, 1.0), (True, 3 / 7)):
+        streak.see(happens)
+        assert streak.chance == pytest.approx(chance)
 
 
 def test_what_is_not_finite_is_named() -> None:
@@ -142,8 +183,6 @@ def test_what_is_not_finite_is_named() -> None:
 
 
 # ---- in a run --------------------------------------------------------------------------------
-
-CONSTANT = "def same(prompts, completions):\n    return [1.0] * len(completions)\n"
 
 
 def settings(task: Path, folder: Path, **changes: Any) -> RlConfig:
@@ -164,29 +203,6 @@ def settings(task: Path, folder: Path, **changes: Any) -> RlConfig:
     return RlConfig(**(values | changes))
 
 
-def test_collapsed_groups_pause_and_another_patience_goes_on(task: Path, tmp_path: Path) -> None:
-    (tmp_path / "rewards.py").write_text(CONSTANT)
-    sources = RewardSources(reward_funcs=f"{tmp_path}/rewards.py:same")
-    config = settings(
-        task,
-        tmp_path,
-        reward_model_name_or_path="",
-        reward_sources=sources,
-        health=Health(health_patience=3),
-    )
-    with pytest.raises(Paused, match=r"update 3: .* in 100% of the groups.*from the start"):
-        rl(config)
-    told = read_json(tmp_path / "run/paused.json")
-    assert (told["update"], told["from"]) == (3, 0)
-    with pytest.raises(Paused, match="update 3"):  # the same settings end the same way
-        rl(config)
-    with pytest.raises(BadInput, match="num_prompts is 2 there and 4 here"):
-        rl(replace(config, num_prompts=4))
-    rl(replace(config, health=Health(max_collapsed_groups=1.0)))
-    assert len(read_jsonl(tmp_path / "run/metrics.jsonl")) == 12
-    assert not (tmp_path / "run/paused.json").exists()
-
-
 SICKENS = """
 import os
 
@@ -201,7 +217,7 @@ def sickens(task: Path, tmp_path: Path, **changes: Any) -> RlConfig:
     """Healthy for 21 updates; then all completions get the same reward, as long as there is a file `sick`."""
     (tmp_path / "rewards.py").write_text(SICKENS)
     given: dict[str, Any] = {
-        "num_updates": 26,
+        "num_updates": 30,
         "reward_model_name_or_path": "",
         "reward_sources": RewardSources(reward_funcs=f"{tmp_path}/rewards.py:score"),
         "health": Health(health_patience=3, max_kl_jump=0.0, max_grad_growth=0.0),
@@ -218,6 +234,19 @@ def falls_sick(folder: Path) -> Callable[..., None]:
     return progress
 
 
+def test_collapsed_groups_pause_and_other_health_goes_on(task: Path, tmp_path: Path) -> None:
+    config, run = sickens(task, tmp_path), tmp_path / "run"
+    with pytest.raises(Paused, match=r"28: .* in 100% of the groups, for 7 up.*checkpoint-20"):
+        rl(config, progress=falls_sick(tmp_path))
+    told = read_json(run / "paused.json")
+    assert (told["update"], told["from"]) == (28, 20)
+    with pytest.raises(BadInput, match="num_prompts is 2 there and 4 here"):
+        rl(replace(config, num_prompts=4))
+    rl(replace(config, health=replace(config.health, max_collapsed_groups=1.0)))
+    assert len(read_jsonl(run / "metrics.jsonl")) == 30
+    assert not (run / "paused.json").exists()
+
+
 def test_pausing_again_loses_nothing(task: Path, tmp_path: Path) -> None:
     config, run = sickens(task, tmp_path), tmp_path / "run"
     with pytest.raises(Paused, match="goes on from checkpoint-20"):
@@ -231,7 +260,7 @@ def test_pausing_again_loses_nothing(task: Path, tmp_path: Path) -> None:
         assert read_jsonl(run / "metrics.jsonl")[0]["update"] == 1
     (tmp_path / "sick").unlink()
     rl(config)
-    assert [row["update"] for row in read_jsonl(run / "metrics.jsonl")] == list(range(1, 27))
+    assert [row["update"] for row in read_jsonl(run / "metrics.jsonl")] == list(range(1, 31))
 
 
 def test_a_beta_that_is_changed_after_a_pause_counts(task: Path, tmp_path: Path) -> None:
@@ -240,7 +269,7 @@ def test_a_beta_that_is_changed_after_a_pause_counts(task: Path, tmp_path: Path)
         rl(config, progress=falls_sick(tmp_path))
     (tmp_path / "sick").unlink()
     rl(replace(config, kl=Kl(beta=5.0, kl_place="loss")))
-    assert read_json(tmp_path / "run/checkpoint-26/trainer.json")["source"]["beta"] == 5.0
+    assert read_json(tmp_path / "run/checkpoint-30/trainer.json")["source"]["beta"] == 5.0
 
 
 def wild(task: Path, tmp_path: Path) -> RlConfig:
@@ -274,6 +303,37 @@ def test_a_kl_spike_rolls_back_to_the_last_good_checkpoint(task: Path, tmp_path:
     assert [row["update"] for row in rows] == list(range(1, 13))
     rates = [row["learning_rate"] for row in rows]
     assert rates == [5e-3] * good + [1e-6] * (12 - good)
+
+
+def test_weights_that_cannot_be_sampled_are_no_trap(task: Path, tmp_path: Path) -> None:
+    """The update that breaks the weights is finite; the checkpoint after it must not be gone on from."""
+    steady = Optimization(lr_scheduler_type="constant", save_updates=1, dtype="float32")
+    config = settings(
+        task,
+        tmp_path,
+        num_updates=4,
+        kl=Kl(beta=1e-6),
+        checkpoints=Checkpointing(distance_step=0.5, num_eval_prompts=4),
+        optimization=replace(steady, learning_rate=1e38),
+    )
+    run = tmp_path / "run"
+    for _ in range(2):
+        with pytest.raises(Paused, match=r"logits are not finite.*--learning_rate.*from the start"):
+            rl(config)
+        assert list_checkpoints(run) == [0]
+        assert read_json(run / "paused.json")["from"] == 0
+    rl(replace(config, optimization=replace(steady, learning_rate=1e-6)))
+    assert [row["update"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_weights_that_break_at_the_last_update_do_not_ship(task: Path, tmp_path: Path) -> None:
+    """The held-out prompts are asked after the last update, when no batch follows."""
+    wild = Optimization(learning_rate=1e38, lr_scheduler_type="constant", dtype="float32")
+    config = settings(task, tmp_path, num_updates=1, optimization=wild)
+    with pytest.raises(Paused, match=r"update 1: .*logits are not finite.*the start"):
+        rl(config)
+    assert list_checkpoints(tmp_path / "run") == [0]
+    assert not (tmp_path / "run/model").exists()
 
 
 def test_settings_may_change_only_while_it_is_paused(task: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,18 @@ def test_the_reported_rate_is_the_one_that_steps(tiny_model) -> None:
     name = "lm_head.weight"
     step = (learner.model.state_dict()[name] - before[name]).abs()
     assert float(step.median()) == pytest.approx(5e-3, rel=1e-3)
+
+
+def test_weights_decay_by_the_rate_of_the_update(tiny_model) -> None:
+    config = Optimization(learning_rate=1e-2, dtype="float32", warmup_ratio=0.5)
+    free = Learner(tiny_model(8), config, 4)
+    decaying = Learner(tiny_model(8), replace(config, weight_decay=0.5), 4)
+    before = weights(free)
+    for learner in (free, decaying):
+        learner.update(batch(0), imitation_loss, 1)
+    found = weights(decaying)
+    for name, moved in weights(free).items():
+        torch.testing.assert_close(found[name], moved - 5e-3 * 0.5 * before[name], msg=name)
 
 
 def test_it_learns(learner: Learner) -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -21,6 +22,7 @@ from crestline.runs.files import read_jsonl
 from crestline.training.configs import Lora, Optimization, SftConfig
 from crestline.training.dpo import dpo
 from crestline.training.dpo_configs import DpoConfig
+from crestline.training.learner import Learner
 from crestline.training.reward import reward
 from crestline.training.reward_configs import Ensemble, RewardConfig, Splits
 from crestline.training.rl import rl
@@ -231,6 +233,20 @@ def test_dropout_draws_the_same_after_a_kill(task, tmp_path: Path) -> None:
     run_killed_after(config, tmp_path / "run", 4)
     run(config, tmp_path / "run")
     check_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_every_update_draws_anew(task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[float] = []
+    update = Learner.update
+
+    def drawing(learner: Learner, *given: Any) -> dict[str, float]:
+        draws.append(float(torch.rand(())))  # as a mask of dropout would
+        return update(learner, *given)
+
+    monkeypatch.setattr(Learner, "update", drawing)
+    run(settings("sft", task), tmp_path / "run")
+    run(replace(settings("sft", task), seed=6), tmp_path / "other seed")
+    assert len(set(draws)) == len(draws) == 2 * UPDATES
 
 
 def test_adapters_and_heads_resume_from_what_was_trained_alone(task, tmp_path: Path) -> None:

@@ -144,8 +144,11 @@ def test_a_checkpoint_read_back_says_and_measures_the_same(finished, lines, task
     np.testing.assert_allclose(found.rows["kl"], rows["kl"], atol=1e-4)
     # KL of what is sampled: at the temperature of sampling
     completions, encoded = sampler.sample(texts, seeds), sampler.encode(texts)
-    kl, _ = exact_kl(policy, reference, encoded, completions, 9, temperature=0.8)
+    kl, entropy = exact_kl(policy, reference, encoded, completions, 9, temperature=0.8)
     np.testing.assert_allclose(found.rows["kl"], kl, atol=1e-5)
+    for told in (found.summary, lines[1]):
+        expected = sum(entropy) / sum(rows["num_tokens"])
+        assert told["entropy"] == pytest.approx(expected, abs=1e-4)
     assert found.summary["kl"] != pytest.approx(
         np.mean(exact_kl(policy, reference, encoded, completions, 9)[0]), rel=1e-3
     )
@@ -182,6 +185,26 @@ def test_completions_are_what_the_update_trained_on(finished: Path, task: Path) 
     assert np.mean(charged) == pytest.approx(metrics["kl"], abs=1e-4)
     entropy = -sum(rows["logprob"]) / sum(rows["num_tokens"])
     assert metrics["entropy"] == pytest.approx(entropy, abs=1e-5)
+
+
+def test_every_update_samples_anew_from_the_weights_before_it(finished: Path, lines) -> None:
+    for line in lines[:-1]:
+        checkpoint, update = finished / f"checkpoint-{line['update']}", line["update"] + 1
+        rows = read_table(finished / "completions" / f"completions_{update:05d}.parquet")
+        prompts = [json.loads(prompt) for prompt in rows["prompt"]]
+        sampler = PolicySampler(
+            load_policy(checkpoint).eval(),
+            load_tokenizer(checkpoint),
+            max_completion_length=6,
+            temperature=0.8,
+            dtype=torch.float32,
+        )
+        seeds = [stream(0, "sample", update, n) for n in range(len(prompts))]
+        found = sampler.sample(prompts, seeds)
+        assert [answer.text for answer in found] == rows["completion"]
+        assert [sum(answer.logprobs) for answer in found] == pytest.approx(
+            rows["logprob"], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize(
@@ -235,6 +258,28 @@ def test_grpo_with_beta_charges_kl_in_the_loss(task: Path, tmp_path: Path) -> No
     assert all("kl" in row and "clip_ratio/region_mean" in row for row in metrics)
     rows = read_table(tmp_path / "run/completions/completions_00004.parquet")
     assert rows["reward"] == pytest.approx(rows["score"], abs=1e-6)
+    free = replace(config, output_dir=str(tmp_path / "free"), kl=Kl(beta=0.0))
+    held = replace(config, output_dir=str(tmp_path / "held"), kl=Kl(beta=5.0))
+    moved = [read_jsonl(rl(one) / "checkpoints.jsonl")[-1]["kl"] for one in (free, held)]
+    assert moved[1] < 0.8 * moved[0]
+
+
+def test_grpo_is_told_what_ran_out_of_room_and_how_much_there_was(task, brief, tmp_path) -> None:
+    config = settings(
+        task,
+        model_name_or_path=str(brief),
+        output_dir=str(tmp_path / "run"),
+        algorithm=Grpo(loss_type="dr_grpo", mask_truncated_completions=True),
+        kl=Kl(),
+        num_updates=1,
+    )
+    (metrics,) = read_jsonl(rl(config) / "metrics.jsonl")
+    rows = read_table(tmp_path / "run/completions/completions_00001.parquet")
+    ended_N = np.array(rows["stop"]) == "end"
+    gain_N = np.array(rows["advantage"]) * np.array(rows["num_tokens"])
+    assert 0 < ended_N.sum() < 16 and abs(gain_N[~ended_N].sum()) > 0.1
+    # by hand: fresh samples have ratios of 1
+    assert metrics["loss"] == pytest.approx(-gain_N[ended_N].sum() / (16 * 6), abs=1e-4)
 
 
 class Diary(DistanceGrid):

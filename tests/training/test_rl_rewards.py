@@ -167,6 +167,18 @@ def test_par_compares_with_the_references_own_completions(task: Path, material: 
     assert int(known.isnan().any(1).sum()) == 0  # 8 updates of 4 prompts saw all 16
 
 
+def test_what_runs_out_of_room_is_charged_for_it(task, brief, material: Path) -> None:
+    shaping = Shaping(reward_shaping="raw", missing_eos_penalty=0.7, length_penalty=0.01)
+    sources = RewardSources(reward_funcs=f"{material}/functions.py:length")
+    changed = {"model_name_or_path": str(brief), "num_updates": 1}
+    rl(settings(task, material, reward_sources=sources, shaping=shaping, **changed))
+    rows = columns_of(material, 1)
+    truncated_N = rows["stop"] == "length"
+    assert 0 < truncated_N.sum() < 16
+    expected = rows["score"] - 0.7 * truncated_N - 0.01 * rows["num_tokens"]
+    np.testing.assert_allclose(rows["reward"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("stop", [3, 4, 5])
 def test_what_the_source_keeps_resumes_to_the_same_bits(task, material, stop, tmp_path) -> None:
     config = settings(

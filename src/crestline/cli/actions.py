@@ -7,6 +7,7 @@ the verb that was asked for pays.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -26,10 +27,9 @@ from crestline.pipeline.configs import (
     ReportConfig,
     RunConfig,
 )
+from crestline.pipeline.plan import begun, plan
 from crestline.pipeline.reward_eval_configs import RewardEvalConfig
 from crestline.runs.files import read_json
-from crestline.runs.folder import RunFolder
-from crestline.runs.settings import build
 from crestline.serve.configs import RewardServeConfig
 from crestline.types import BadInput, Verdict
 
@@ -209,9 +209,8 @@ def run(config: RunConfig, screen: ClosableScreen) -> None:
 
 
 def resume(run_dir: str) -> None:
-    """Go on with a run by the settings in its folder."""
-    folder = RunFolder(run_dir)
-    config = build(RunConfig, folder.read_config(), where=str(folder.config_path))
+    """Go on with a run by the settings in its folder. Raises BadInput if it holds no run."""
+    config = begun(run_dir)
     use(Machine(device=config.device, num_threads=config.num_threads))
     from crestline.pipeline.run import resume
 
@@ -221,8 +220,6 @@ def resume(run_dir: str) -> None:
 
 def plan_lines(config: RunConfig) -> list[str]:
     """What a run would do, a line for each stage."""
-    from crestline.pipeline.plan import plan
-
     return [f"  {stage:9} {text}" for stage, text in plan(config)]
 
 
@@ -232,7 +229,7 @@ def tell(verdict: Verdict, run_dir: str, screen: ClosableScreen) -> None:
     shipped = "nothing" if verdict.update is None else f"checkpoint-{verdict.update}"
     screen.say(f"verdict: {verdict.kind}; ships {shipped}")
     screen.say(verdict.reason)
-    page = Path(run_dir) / "report.html"
-    look = f"look at {page}" if page.is_file() else f"crestline report {run_dir}"
-    chat = "" if verdict.update is None else f"; crestline chat {run_dir}"
+    page, typed = Path(run_dir) / "report.html", shlex.quote(run_dir)
+    look = f"look at {page}" if page.is_file() else f"crestline report {typed}"
+    chat = "" if verdict.update is None else f"; crestline chat {typed}"
     screen.say(f"next: {look}{chat}")

@@ -12,13 +12,16 @@ from typing import Protocol
 from crestline.pipeline.configs import ChatConfig
 from crestline.types import BadInput
 
-HINT = "/checkpoint N (or shipped, reference, last) changes the model; /quit leaves"
+CHANGES = "/checkpoint N (or shipped, reference, last) changes the model; "
+LEAVES = "/quit leaves"
 
 
 class Conversation(Protocol):
     """What answers."""
 
     description: str
+    is_of_run: bool
+    """Whether there are other checkpoints to talk to."""
 
     def say(self, text: str) -> str: ...
 
@@ -29,13 +32,14 @@ def talk(config: ChatConfig, open_chat: Callable[[ChatConfig], Conversation]) ->
     open_chat: loads the model that a config names. Raises BadInput if the first one cannot be.
     """
     conversation = open_chat(config)
+    hint = f"{CHANGES if conversation.is_of_run else ''}{LEAVES}"
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives input() its history)
     elif hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-    print(f"{conversation.description}. {HINT}", flush=True)
+    print(f"{conversation.description}. {hint}", flush=True)
     with contextlib.suppress(KeyboardInterrupt, EOFError):
         while True:
             line = input("> " if is_terminal else "").strip()
@@ -50,7 +54,7 @@ def talk(config: ChatConfig, open_chat: Callable[[ChatConfig], Conversation]) ->
                 except BadInput as error:
                     print(error, flush=True)
             elif command.startswith("/"):
-                print(HINT, flush=True)
+                print(hint, flush=True)
             elif line:
                 try:
                     print(visible(conversation.say(line)), flush=True)

@@ -28,13 +28,14 @@ from crestline.pipeline.configs import (
     RewardJoinConfig,
     RunConfig,
     SampleConfig,
+    check_temperature,
 )
 from crestline.pipeline.convert import check_output, read
 from crestline.pipeline.plan import plan, rl_settings
 from crestline.pipeline.reward_eval_configs import RewardEvalConfig, inputs_of
 from crestline.pipeline.who import people_of, world_of
 from crestline.runs.begun import RANKING_COLUMNS, SAMPLE_COLUMNS, rows_there
-from crestline.runs.files import read_jsonl
+from crestline.runs.files import check_place, read_jsonl
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import defaults_of, plain
 from crestline.runs.shipped import check_trained
@@ -148,6 +149,7 @@ def rl_input(config: RlConfig) -> list[str]:
     found.append(model("model_name_or_path", config.model_name_or_path))
     found += sampler(config.sampler, config.model_name_or_path)
     resolved(config)
+    check_temperature(config)
     return [*found, *scorers(config), folder(config, "rl")]
 
 
@@ -187,6 +189,7 @@ def best_of_n_input(config: BestOfNConfig) -> list[str]:
         found.append(f"judge: the function {config.judge}")
     elif config.judge:
         found.append(reward_model("judge", config.judge))
+    check_place("output_file", config.output_file)
     goes_on = Files(Path(config.output_file)).check(config)
     return [*found, f"output_file: {config.output_file} ({'goes on' if goes_on else 'new'})"]
 
@@ -199,8 +202,7 @@ def crest_input(config: CrestConfig) -> list[str]:
         raise BadInput(
             f"{rl_folder} holds no checkpoints of an RL run; give the folder of crestline rl"
         )
-    if rl_folder == run_dir:
-        check_trained(run_dir)
+    check_trained(rl_folder)
     found = [f"run_dir: {len(rows)} checkpoints in {rl_folder}"]
     if config.people and config.stand_in:
         raise BadInput("--people and --stand_in exclude each other: one of them answers")
@@ -215,6 +217,9 @@ def crest_input(config: CrestConfig) -> list[str]:
 
 
 def report_input(config: ReportConfig) -> list[str]:
+    check_place("output_file", config.output_file)
+    if Path(config.output_file or "report.html").is_dir():
+        raise BadInput(f"--output_file {config.output_file} is a folder; give a file")
     return [f"run_dir: {existing_folder(config.run_dir)}"]
 
 
@@ -357,6 +362,7 @@ def folder(config: Any, verb: str) -> str:
 
 def appended(name: str, source: str, columns: Collection[str]) -> str:
     """Looks whether rows can be added to a file."""
+    check_place("output_file", name)
     num_rows = len(rows_there(name, source, columns))
     return f"output_file: {name} ({f'goes on after {num_rows} rows' if num_rows else 'new'})"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,12 +26,16 @@ from crestline.types import BadInput, Paused
 
 DONE, BAD_INPUT, PAUSED, INTERRUPTED, BROKEN_PIPE = 0, 2, 3, 130, 141
 SPINS = "1000"
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the words of the command line say and return the exit code."""
     wait_briefly()
+    open_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = Command()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -65,6 +70,13 @@ def wait_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def open_streams() -> None:
+    """Put the null device where the caller closed stdin, stdout or stderr: else a file of ours gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (open to the end)
 
 
 def told(text: str, code: int) -> int:
@@ -186,11 +198,6 @@ class Command:
             )
         assert self.verb is not None
         self.config = replace(self.verb.defaults(), output_dir=control.resume)
-        if not control.resume or not (Path(control.resume) / "config.yaml").is_file():
-            raise BadInput(
-                f"--resume {control.resume or repr('')} holds no run (no config.yaml); "
-                "start one with: crestline run"
-            )
         from crestline.cli.actions import resume
 
         resume(control.resume)
@@ -201,7 +208,8 @@ class Command:
             return ""
         place = Path(getattr(self.config, self.verb.folder))
         if self.verb.name == "run" and (place / "config.yaml").is_file():
-            return f"; continue with: crestline run --resume {place}"
+            again = shlex.join(["crestline", "run", "--resume", str(place)])
+            return f"; continue with: {again}"
         return "; continue with the same command" if place.exists() else ""
 
 

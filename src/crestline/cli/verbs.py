@@ -294,6 +294,7 @@ _VERBS = (
         name="run",
         summary="the whole loop in one folder; what you bring takes the place of the embedded world",
         settings="crestline.pipeline.presets:DEMO",
+        required=("output_dir",),
         folder="output_dir",
         control=RunControl,
         examples=(

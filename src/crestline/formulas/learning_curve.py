@@ -7,9 +7,11 @@ files or models. Letters: S measured points (a size and a seed each), G test gro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 Array = NDArray[np.float64]
 Estimate = tuple[float, float, float]
@@ -136,28 +138,24 @@ def learning_curve(
     counts_S: training rows of each point; several seeds of one size are several points. errors_SG: mean
     error of each point on each test group (a prompt's pairs), ≥ 0. weights_G: pairs in the group.
     The interval holds what the test set leaves open (groups are resampled, the same for all points) and
-    what chance in training does (residuals of the fit, with random signs). Nothing is extrapolated, and
-    `refused` says why, with fewer than MIN_SIZES sizes, less than MIN_SPAN from smallest to largest,
-    more than MAX_REACH times the largest, or no trend beyond chance.
+    what chance in training does (normal, as large as residuals say, larger where they are few). Nothing
+    is extrapolated, and `refused` says why, with fewer than MIN_SIZES sizes, less than MIN_SPAN from
+    smallest to largest, more than MAX_REACH times the largest, or no trend beyond chance.
     Raises: ValueError on shapes that do not match and numbers out of range.
-    Source: Liu (1988), Annals of Statistics 16 (wild bootstrap); the power law as in `fit_power_law`.
+    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 9 (regression).
     """
-    counts, errors = np.asarray(counts_S, dtype=np.float64), np.asarray(errors_SG, dtype=np.float64)
-    if errors.ndim != 2 or errors.shape[0] != len(counts) or errors.shape[1] == 0:
-        raise ValueError(f"{errors.shape} errors for {len(counts)} counts: (points, groups) needed")
-    weights = np.ones(errors.shape[1]) if weights_G is None else np.asarray(weights_G, np.float64)
-    if weights.shape != errors.shape[1:] or num_more < 0 or not 0 < confidence < 1:
-        raise ValueError(
-            "weights must match the groups, num_more be 0 or more, confidence in (0, 1)"
-        )
+    counts, errors, weights = _arrays(counts_S, errors_SG, weights_G)
+    if num_more < 0 or not 0 < confidence < 1:
+        raise ValueError("num_more must be 0 or more, confidence in (0, 1)")
     means = errors @ weights / weights.sum()
     fit = fit_power_law(counts, means)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    resampled = partial(_resampled, errors, weights, means, num_resamples, seed)
     slope = float(_per_doubling(counts, means[None, :])[0])
     line = means.mean() + slope * (np.log2(counts) - np.log2(counts).mean())
-    along_line = _resampled(errors, weights, means, line, num_resamples, seed)
+    along_line = resampled(line, _luck(means - line, 2, confidence))
     slopes = np.quantile(_per_doubling(counts, along_line), tails)
-    replicates = _resampled(errors, weights, means, fit(counts), num_resamples, seed)
+    replicates = resampled(fit(counts), _luck(means - fit(counts), 3, confidence))
     now = int(counts.max())
     refused = _refusal(counts, num_more, slopes)
     reach = now if refused else now + num_more
@@ -183,25 +181,48 @@ def learning_curve(
     )
 
 
+def _arrays(
+    counts_S: ArrayLike, errors_SG: ArrayLike, weights_G: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    counts, errors = np.asarray(counts_S, dtype=np.float64), np.asarray(errors_SG, dtype=np.float64)
+    if errors.ndim != 2 or errors.shape[0] != len(counts) or errors.shape[1] == 0:
+        raise ValueError(f"{errors.shape} errors for {len(counts)} counts: (points, groups) needed")
+    weights = np.ones(errors.shape[1]) if weights_G is None else np.asarray(weights_G, np.float64)
+    if weights.shape != errors.shape[1:]:
+        raise ValueError(f"{weights.shape} weights for {errors.shape[1]} groups")
+    return counts, errors, weights
+
+
 def _resampled(
     errors_SG: Array,
     weights_G: Array,
     means_S: Array,
-    fitted_S: Array,
     num_resamples: int,
     seed: int,
+    fitted_S: Array,
+    luck: float,
 ) -> Array:
-    """Mean errors of other test sets and other luck in training, (B, S)."""
+    """Mean errors of other test sets and other luck in training, whose standard deviation is told, (B, S)."""
     rng = np.random.default_rng(seed)
     num_points, num_groups = errors_SG.shape
-    inflated = (means_S - fitted_S) * np.sqrt(num_points / max(num_points - 3, 1))
     found = np.empty((num_resamples, num_points))
     for b in range(num_resamples):
         drawn = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
         times = drawn * weights_G
-        luck = inflated * rng.choice([-1.0, 1.0], size=num_points)
-        found[b] = fitted_S + (errors_SG @ times / times.sum() - means_S) + luck
+        found[b] = fitted_S + (errors_SG @ times / times.sum() - means_S)
+    found += luck * rng.standard_normal(found.shape)
     return np.maximum(found, 0.0)
+
+
+def _luck(residuals_S: Array, num_fitted: int, confidence: float) -> float:
+    """Standard deviation of luck in training by the residuals of a fit of num_fitted numbers.
+
+    Few residuals tell little of it: it is wider by as much as Student's t is than the normal distribution.
+    """
+    num_free = max(len(residuals_S) - num_fitted, 1)
+    tail = (1 + confidence) / 2
+    wider = stats.t.ppf(tail, num_free) / stats.norm.ppf(tail)
+    return float(np.sqrt(residuals_S @ residuals_S / num_free) * wider)
 
 
 def _per_doubling(counts_S: Array, errors_BS: Array) -> Array:

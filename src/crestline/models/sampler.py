@@ -22,9 +22,10 @@ from torch import Tensor
 from crestline.models.draws import draw, uniforms
 from crestline.models.engine_choice import engine_of
 from crestline.models.engines import Engine, Session
+from crestline.models.lora import origin
 from crestline.models.policy import in_eval
 from crestline.models.text import render_prompt
-from crestline.types import BadInput, Completion, Paused, PromptText
+from crestline.types import BadInput, Completion, NotFinite, PromptText
 
 ROWS_AT_ONCE = 256
 STEPS_UNSEEN = {"cuda": 8}
@@ -78,16 +79,23 @@ class PolicySampler:
     def sample(self, prompts: Sequence[PromptText], seeds: Sequence[int]) -> list[Completion]:
         """One completion for each prompt; seeds[i] names its random stream.
 
-        Raises BadInput as `encode`, and Paused where the policy's logits are not finite.
+        Raises BadInput as `encode`, and NotFinite where the policy's logits are not finite.
         """
         encoded = self.encode(prompts)
         if not encoded:
             return []
         with in_eval(self.model):
-            return self._completions(self._written(encoded, seeds))
+            try:
+                return self._completions(self._written(encoded, seeds))
+            except FloatingPointError:
+                name = origin(self.model) or "the model"
+                raise NotFinite(
+                    f"{name} gives logits that are not finite numbers: its weights are damaged, or --temperature "
+                    f"{self.temperature:g} is too small; give another model or a higher temperature"
+                ) from None
 
     def _written(self, encoded: Sequence[list[int]], seeds: Sequence[int]) -> Writing:
-        """The completions of these prompts, written to their ends."""
+        """The completions of these prompts, written to their ends. Raises FloatingPointError as `Writing.run`."""
         length = self.max_completion_length
         groups = groups_of(encoded, self.batch_size)
         session, rows = self.engine.open(
@@ -186,7 +194,7 @@ class Writing:
         self.steps_unseen = STEPS_UNSEEN.get(device.type, 1)
 
     def run(self) -> None:
-        """Write all completions."""
+        """Write all completions. Raises FloatingPointError where logits are not finite numbers."""
         while self.waiting or len(self.number_B):
             if self._has_room():
                 self._append()
@@ -249,10 +257,7 @@ class Writing:
             self.tokens_NT[number_B, place_B] = token_B[going_B]
             self.logprobs_NT[number_B, place_B] = logprob_B[going_B]
             if not np.isfinite(logprob_B[going_B]).all():
-                raise Paused(
-                    "the policy's logits are not finite numbers; go back to an earlier checkpoint and lower "
-                    "--learning_rate or --max_grad_norm (and look at --temperature if it is tiny)"
-                )
+                raise FloatingPointError("logits that are not finite numbers")
             ends_B = (token_B[going_B][:, None] == self.end_ids).any(1)
             over_B = ends_B | (place_B + 1 == self.length)
             self.ended_N[number_B] = ends_B

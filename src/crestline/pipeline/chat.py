@@ -18,13 +18,22 @@ from crestline.types import BadInput, PromptText
 
 
 class Conversation:
-    """A model that answers one message at a time; it was trained on single turns."""
+    """A model that answers one message at a time; it was trained on single turns.
+
+    in_chat: messages are asked by the chat template. is_of_run: its folder is a run's, with other checkpoints.
+    """
 
     def __init__(
-        self, sampler: PolicySampler, description: str, seed: int, *, in_chat: bool
+        self,
+        sampler: PolicySampler,
+        description: str,
+        seed: int,
+        *,
+        in_chat: bool,
+        is_of_run: bool,
     ) -> None:
         self.sampler, self.description, self.seed = sampler, description, seed
-        self.in_chat = in_chat
+        self.in_chat, self.is_of_run = in_chat, is_of_run
         self.num_said = 0
 
     def say(self, text: str) -> str:
@@ -46,7 +55,13 @@ def open_chat(config: ChatConfig, *, device: str = "cpu") -> Conversation:
         temperature=config.temperature,
     )
     in_chat = asks_in_chat(Path(config.run_dir), bool(sampler.tokenizer.chat_template))
-    return Conversation(sampler, description, config.seed, in_chat=in_chat)
+    return Conversation(
+        sampler,
+        description,
+        config.seed,
+        in_chat=in_chat,
+        is_of_run=not is_model(Path(config.run_dir)),
+    )
 
 
 def asks_in_chat(run_dir: Path, has_template: bool) -> bool:
@@ -57,11 +72,21 @@ def asks_in_chat(run_dir: Path, has_template: bool) -> bool:
     return not isinstance(parsed(read_table(evaluation)["prompt"][0]), str)
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a model's, not a run's."""
+    return (folder / "config.json").is_file()
+
+
 def model_folder(run_dir: Path, checkpoint: str) -> tuple[Path, str]:
     """The model folder that a name means in a run, and what it is in words."""
     if not run_dir.is_dir():
         raise BadInput(f"{run_dir} is not a folder; give the folder of a run or of a model")
-    if (run_dir / "config.json").is_file():
+    if is_model(run_dir):
+        if checkpoint != "shipped":
+            raise BadInput(
+                f"--checkpoint {checkpoint}: {run_dir} is a model, which has no checkpoints; leave it out, "
+                "or give the folder of a run"
+            )
         return run_dir, f"the model {run_dir}"
     rl_folder = rl_folder_of(run_dir)
     updates = list_checkpoints(rl_folder)

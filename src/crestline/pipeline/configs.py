@@ -18,6 +18,16 @@ from crestline.training.configs import (
 )
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
+from crestline.types import BadInput
+
+MIN_TEMPERATURE = 1e-6
+"""Below it logits divided by it may be no finite numbers."""
+
+
+def check_temperature(config: RlConfig, flag: str = "temperature") -> None:
+    """Raise BadInput where RL would sample too cold."""
+    if config.temperature < MIN_TEMPERATURE:
+        raise BadInput(f"--{flag} must be at least {MIN_TEMPERATURE}, got {config.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,8 @@ class SampleConfig:
     """Decides every random choice."""
 
     def __post_init__(self) -> None:
-        positive(self, "num_generations", "max_completion_length", "temperature")
+        positive(self, "num_generations", "max_completion_length")
+        at_least(self, MIN_TEMPERATURE, "temperature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +187,8 @@ class BestOfNConfig:
     reward_sources: RewardSources = field(default_factory=RewardSources)
 
     def __post_init__(self) -> None:
-        positive(self, "max_completion_length", "temperature")
+        positive(self, "max_completion_length")
+        at_least(self, MIN_TEMPERATURE, "temperature")
         at_least(self, 2, "num_generations")
         at_least(self, 0, "seed")
         if self.judge and Path(self.judge) == Path(self.reward_model_name_or_path):
@@ -223,6 +235,10 @@ class ChatConfig:
     """Sampling temperature."""
     seed: int = 0
     """Decides what is sampled."""
+
+    def __post_init__(self) -> None:
+        positive(self, "max_completion_length")
+        at_least(self, MIN_TEMPERATURE, "temperature")
 
 
 @dataclass(frozen=True, kw_only=True)

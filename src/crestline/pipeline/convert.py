@@ -10,7 +10,7 @@ from crestline.data.columns import Keys
 from crestline.data.rankings import Reading, read_all_rankings
 from crestline.data.writers import Lost, csv_text, write_rows
 from crestline.pipeline.configs import ConvertConfig
-from crestline.runs.files import write_atomic, write_json, write_jsonl_atomic
+from crestline.runs.files import check_place, write_atomic, write_json, write_jsonl_atomic
 from crestline.runs.tables import write_table
 from crestline.training.configs import required
 from crestline.types import BadInput
@@ -90,6 +90,7 @@ def check_output(config: ConvertConfig) -> Path:
         )
     if path.is_dir():
         raise BadInput(f"--output_file {path} is a folder; give a file")
+    check_place("output_file", path)
     if path.exists() and not config.overwrite:
         raise BadInput(f"--output_file {path} exists; choose another, or --overwrite")
     return path

@@ -104,8 +104,7 @@ def crest(
     required(config, "run_dir")
     run_dir = Path(config.run_dir)
     checkpoints = Checkpoints(rl_folder_of(run_dir))
-    if checkpoints.path == run_dir:
-        check_trained(run_dir)
+    check_trained(checkpoints.path)
     people = people_at_crest(config, checkpoints, device)
     with nullcontext() if is_held else FolderLock(run_dir, instead="run_dir"):
         verdict = ask_and_decide(checkpoints, people, config.watch, run_dir, config.seed, progress)
@@ -184,7 +183,7 @@ def ask_and_decide(
         except ValueError as error:
             raise BadInput(
                 f"{answers}: row {num_asked + 1} does not belong to this watch ({error}); "
-                "it was asked with other settings: move the file away to ask anew"
+                "it was asked of other checkpoints or with other settings: move the file away to ask anew"
             ) from None
         num_asked += 1
     waiting: list[dict[str, Any]] = []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from crestline.pipeline.configs import RunConfig
+from crestline.pipeline.configs import RunConfig, check_temperature
+from crestline.runs.folder import RunFolder
+from crestline.runs.settings import build
 from crestline.training.rl_configs import RlConfig, resolved
 from crestline.types import BadInput
 
@@ -22,7 +24,22 @@ def rl_settings(config: RunConfig) -> RlConfig:
         shaping = replace(settings.shaping, reward_shaping="raw")
         settings = replace(settings, shaping=shaping)
     resolved(settings)
+    check_temperature(settings, "rl.temperature")
     return settings
+
+
+def begun(run_dir: str) -> RunConfig:
+    """The settings that a run folder was begun with. Raises BadInput if it holds no run."""
+    folder = RunFolder(run_dir)
+    if not run_dir or not folder.config_path.is_file():
+        raise BadInput(
+            f"--resume {run_dir or repr('')} holds no run (no config.yaml); "
+            "start one with: crestline run"
+        )
+    found = folder.read_config()
+    if (verb := found.get("verb", "run")) != "run":
+        raise BadInput(f"{run_dir} is a folder of crestline {verb}; run that command again")
+    return build(RunConfig, found, where=str(folder.config_path))
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,17 @@ class Sources:
     @property
     def _world(self) -> str:
         return f"the embedded world {self.config.world.name!r}"
+
+    @property
+    def _names_world(self) -> bool:
+        """Whether nobody is named to be asked but the world's own people."""
+        return self.config.material.people in ("", self.config.world.name)
+
+    @property
+    def _people(self) -> str:
+        """Who is asked, in words."""
+        of_world = f"simulated people of {self._world}"
+        return of_world if self._names_world else self.config.material.people
 
     @property
     def pretrains(self) -> bool:
@@ -56,8 +84,7 @@ class Sources:
     @property
     def world_people(self) -> bool:
         """Whether the world's simulated people answer: its prompts, and nothing that says otherwise."""
-        material = self.config.material
-        return self.world_prompts and not (material.people or material.rankings)
+        return self.world_prompts and self._names_world and not self.config.material.rankings
 
     @property
     def stand_in(self) -> bool:
@@ -92,18 +119,15 @@ class Sources:
                 raise BadInput(
                     "nobody knows what is good here: give --people module.py:function or --rankings file"
                 )
-            who = material.people or f"simulated people of {world}"
             lines.append(("sample", f"prompts: {prompts}"))
-            lines.append(("rank", f"people: {who}"))
+            lines.append(("rank", f"people: {self._people}"))
         lines.append(("reward", f"rankings: {material.rankings or 'those just given'}"))
         if self.stand_in:
             lines.append(
                 ("stand_in", "a second reward model, of half the depth, on rankings kept apart")
             )
         lines.append(("rl", f"prompts: {prompts}; reward: the reward model"))
-        asked = material.people or f"simulated people of {world}"
-        if self.stand_in:
-            asked = "the stand-in answers: an estimate, not people"
+        asked = "the stand-in answers: an estimate, not people" if self.stand_in else self._people
         lines.append(("crest", f"fresh comparisons at checkpoints: {asked}"))
         if self.world_people:
             lines.append(("gold", f"the hidden gold of {world}, measured after the verdict"))

@@ -10,7 +10,7 @@ from crestline.data.formats import read_samples
 from crestline.data.rankings import rankings_as_rows, read_rankings
 from crestline.pipeline.configs import RankConfig
 from crestline.pipeline.who import people_of
-from crestline.runs.begun import RANKING_COLUMNS, begin, check_begun, rows_there
+from crestline.runs.begun import RANKING_COLUMNS, begin, check_begun, check_free, rows_there
 from crestline.runs.files import append_jsonl, mend_jsonl
 from crestline.runs.lock import FileLock
 from crestline.runs.settings import plain
@@ -44,8 +44,8 @@ def write_rankings(
     rows = rows_there(config.output_file, config.dataset_name, RANKING_COLUMNS)
     mend_jsonl(path)
     num_done = check_done(path, samples, people) if rows else 0
-    if settings and num_done:
-        check_begun(path, settings)
+    if settings:
+        (check_begun if num_done else check_free)(path, settings)
     several = ANSWERS_PER_WRITE if people.answered_by == "simulated people" else 1
     waiting: list[Ranking] = []
     for number in range(num_done, len(samples)):

@@ -27,7 +27,7 @@ from crestline.data.splits import canonical_prompt, split_by_prompt, split_by_pr
 from crestline.pipeline.configs import CrestConfig, RankConfig, RunConfig
 from crestline.pipeline.crest import Checkpoints, crest
 from crestline.pipeline.gold import write_gold
-from crestline.pipeline.plan import STAND_IN_FRACTIONS, Sources, plan, rl_settings
+from crestline.pipeline.plan import STAND_IN_FRACTIONS, Sources, begun, plan, rl_settings
 from crestline.pipeline.rank import write_rankings
 from crestline.pipeline.sample import write_samples
 from crestline.pipeline.screen import Screen
@@ -37,6 +37,7 @@ from crestline.runs.files import read_json, write_json, write_jsonl_atomic
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import build, defaults_of, plain
 from crestline.training.allocator import release_memory
+from crestline.training.configs import required
 from crestline.training.health import may_change
 from crestline.training.pretrain import pretrain
 from crestline.training.reward import reward
@@ -47,10 +48,13 @@ from crestline.training.sft import sft
 from crestline.types import BadInput, Progress, Prompt, Verdict
 
 MIN_PROMPTS = 20
+RECORD = "run.json"
+"""The stages of a run by name: state, attempts, seconds of all attempts, and peak_memory_mb of the process."""
 
 
 def run(config: RunConfig, *, screen: Screen) -> Verdict:
     """Do every stage that is not done yet and return the verdict."""
+    required(config, "output_dir")
     config = replace(config, output_dir=as_begun(config.output_dir))
     lines = plan(config)
     rl_settings(config)
@@ -73,7 +77,7 @@ def run(config: RunConfig, *, screen: Screen) -> Verdict:
         stages = _Stages(config, folder, screen, dict(lines))
         return stages.all()
     except BadInput:
-        folder.abandon("data")
+        folder.abandon("data", RECORD)
         raise
     finally:
         folder.close()
@@ -90,12 +94,8 @@ def as_begun(output_dir: str) -> str:
 
 
 def resume(run_dir: str, *, screen: Screen) -> Verdict:
-    """Go on with a run that was stopped or killed, by the settings in its folder."""
-    folder = RunFolder(Path(run_dir))
-    if not folder.config_path.is_file():
-        raise BadInput(f"{run_dir} holds no run (no config.yaml); start one with: crestline run")
-    config = build(RunConfig, folder.read_config(), where=str(folder.config_path))
-    return run(replace(config, output_dir=run_dir), screen=screen)
+    """Go on with a run that was stopped or killed, by the settings in its folder. Raises BadInput if it holds none."""
+    return run(replace(begun(run_dir), output_dir=run_dir), screen=screen)
 
 
 class _Stages:
@@ -106,7 +106,7 @@ class _Stages:
     ) -> None:
         self.config, self.path, self.screen, self.told = config, folder.path, screen, told
         self.sources = Sources(config)
-        record = self.path / "run.json"
+        record = self.path / RECORD
         self.record: dict[str, Any] = read_json(record) if record.exists() else {"stages": {}}
 
     def all(self) -> Verdict:
@@ -130,17 +130,26 @@ class _Stages:
         return build(Verdict, read_json(self.path / "verdict.json"), where="verdict.json")
 
     def do(self, name: str, work: Callable[[Progress], None]) -> None:
-        """Do a stage unless it is done, and write down what it cost."""
+        """Do a stage unless it is done, and write down what it cost, however it ends."""
         stage = self.record["stages"].setdefault(name, {"state": "new", "seconds": 0.0})
         if stage["state"] == "done":
             return
+        # before the work: what kill -9 ends can't be timed, but it can be counted
+        stage["attempts"] = stage.get("attempts", 0) + 1
+        self.write_record()
         began = time.perf_counter()
-        work(self.screen.stage(name, self.told.get(name, "")))
-        release_memory()
-        stage["state"] = "done"
-        stage["seconds"] = round(stage["seconds"] + time.perf_counter() - began, 2)
-        stage["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        write_json(self.path / "run.json", self.record)
+        try:
+            work(self.screen.stage(name, self.told.get(name, "")))
+            release_memory()
+            stage["state"] = "done"
+        finally:
+            stage["seconds"] = round(stage["seconds"] + time.perf_counter() - began, 2)
+            peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            stage["peak_memory_mb"] = max(stage.get("peak_memory_mb", 0), peak)
+            self.write_record()
+
+    def write_record(self) -> None:
+        write_json(self.path / RECORD, self.record)
 
     # ---- input ---------------------------------------------------------------
 
@@ -341,5 +350,4 @@ class _Stages:
         )
 
     def report(self, progress: Progress) -> None:
-        write_json(self.path / "run.json", self.record)
         write_report(self.path)

@@ -10,7 +10,7 @@ from crestline.data.formats import read_prompts, samples_as_rows
 from crestline.models.load import load_policy, load_tokenizer
 from crestline.models.sampling import open_sampler
 from crestline.pipeline.configs import SampleConfig
-from crestline.runs.begun import SAMPLE_COLUMNS, begin, check_begun, rows_there
+from crestline.runs.begun import SAMPLE_COLUMNS, begin, check_begun, check_free, rows_there
 from crestline.runs.files import append_jsonl, mend_jsonl
 from crestline.runs.lock import FileLock
 from crestline.runs.settings import plain
@@ -61,8 +61,8 @@ def write_samples(
             f"{path} holds {others.pop()} completions of a prompt, not {config.num_generations}; "
             "choose another --output_file"
         )
-    if done and settings:
-        check_begun(path, settings)
+    if settings:
+        (check_begun if done else check_free)(path, settings)
     if len(done) >= len(prompts):
         return path
     tokenizer = load_tokenizer(config.model_name_or_path)

@@ -70,4 +70,16 @@ def check_begun(path: Path, settings: Mapping[str, Any]) -> None:
 
 def begin(path: Path, settings: Mapping[str, Any]) -> None:
     """Keep the settings of a file that has no rows yet; call before its first row is written."""
+    check_free(path, settings)
     write_json(settings_path(path), dict(settings))
+
+
+def check_free(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise BadInput where a file stands in the settings' place that holds other things than such settings."""
+    kept = settings_path(path)
+    there = read_json(kept) if kept.exists() else dict(settings)
+    if not isinstance(there, dict) or there.keys() != settings.keys():
+        raise BadInput(
+            f"{kept} was not written for {path} and would be overwritten; move it away, "
+            "or choose another --output_file"
+        )

@@ -28,6 +28,7 @@ _TODO = {
     errno.EACCES: "choose a place where this user may write",
     errno.EPERM: "choose a place where this user may write",
     errno.EROFS: "choose a place on a writable disk",
+    errno.EEXIST: "a file stands where a folder is needed: choose another path",
     errno.ENOTDIR: "a file stands where a folder is needed: choose another path",
     errno.EISDIR: "a folder stands where a file is needed: choose another path",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -80,6 +81,13 @@ def reading(path: str | Path) -> Iterator[None]:
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         raise BadInput(f"cannot read {path}: {reason}; check the path") from error
+
+
+def check_place(flag: str, path: str | Path) -> None:
+    """Raises BadInput where no folder above `path` can be made: a file stands in its place. Touches nothing."""
+    above = next((folder for folder in Path(path).parents if folder.exists()), Path())
+    if not above.is_dir():
+        raise BadInput(f"--{flag} {path}: {above} is a file, not a folder; choose another --{flag}")
 
 
 def temporary_name(name: str) -> str:

@@ -26,7 +26,7 @@ def check_trained(rl_folder: Path) -> None:
     if not has_model(rl_folder) and not (rl_folder / "verdict.json").exists():
         raise BadInput(
             f"{rl_folder}: rl has not finished there (no model/ yet); "
-            "run the same crestline rl command again to finish it, then crest"
+            "finish it first, by the same crestline rl command or crestline run --resume"
         )
 
 

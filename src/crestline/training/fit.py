@@ -8,7 +8,8 @@ source and hook keep, and a run that was killed goes on to the same bits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,10 +29,16 @@ from crestline.runs.files import read_json, write_json, writing
 from crestline.runs.folder import RunFolder
 from crestline.training.allocator import freed_memory_kept
 from crestline.training.batches import Batch
-from crestline.training.health import PAUSED_FILE, Unhealthy, Watchdog, refuse_nonfinite
+from crestline.training.health import (
+    PAUSED_FILE,
+    Unhealthy,
+    Watchdog,
+    refuse_nonfinite,
+    wild_policy,
+)
 from crestline.training.learner import Learner, Loss
 from crestline.training.seeds import stream
-from crestline.types import BadInput, Paused, Progress, silent
+from crestline.types import BadInput, NotFinite, Paused, Progress, silent
 
 STATE_FILE = "state.safetensors"
 """Tensors that source and hook keep, in a checkpoint."""
@@ -103,8 +110,8 @@ def fit(
             break
         began = time.perf_counter()
         torch.manual_seed(stream(seed, "update", update))
-        batch, made = source.batch(update)
-        try:
+        with rolling_back(folder.path, update, watchdog):
+            batch, made = source.batch(update)
             refuse_nonfinite(update, made)
             metrics = {**made, **learner.update(batch, loss, update)}
             if on_weights:
@@ -113,9 +120,7 @@ def fit(
             folder.append_metrics({"update": update, **metrics})
             if watchdog:
                 watchdog.look(update, metrics)
-        except Unhealthy as error:
-            raise rolled_back(folder.path, error, watchdog) from None
-        keep = hook.after_update(update, metrics) if hook else False
+            keep = hook.after_update(update, metrics) if hook else False
         progress(update, learner.num_updates, metrics)
         last = update == learner.num_updates or (hook is not None and hook.is_done)
         if keep or last or update % learner.config.save_updates == 0:
@@ -141,6 +146,17 @@ def resumable(folder: Path) -> list[int]:
         for update in list_checkpoints(folder)
         if (checkpoint_path(folder, update) / "optimizer.safetensors").exists()
     ]
+
+
+@contextmanager
+def rolling_back(folder: Path, update: int, watchdog: Watchdog | None) -> Iterator[None]:
+    """Raises Paused, with the folder back at the last good checkpoint, for what is unhealthy inside."""
+    try:
+        yield
+    except NotFinite:
+        raise rolled_back(folder, wild_policy(update), watchdog) from None
+    except Unhealthy as error:
+        raise rolled_back(folder, error, watchdog) from None
 
 
 def rolled_back(folder: Path, error: Unhealthy, watchdog: Watchdog | None) -> Paused:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +30,8 @@ RECENT = 20
 """Updates whose median gradient stands for what is normal."""
 LOOKS, SPIKES = 5, 2
 """Looks at KL whose median stands for what is normal, and looks in a row that must be too high."""
+SURPRISE = 1e-6
+"""A streak of collapsed groups that is less likely than this is no chance."""
 
 
 class Unhealthy(Paused):
@@ -40,6 +42,15 @@ class Unhealthy(Paused):
         self.update = update
 
 
+def wild_policy(update: int) -> Unhealthy:
+    """A policy that no one can sample from any more."""
+    return Unhealthy(
+        update,
+        "the policy's logits are not finite numbers",
+        "lower --learning_rate or --max_grad_norm (or raise --temperature if it is tiny)",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Health:
     """When a run pauses rather than train on garbage; exit code 3, and the same command goes on."""
@@ -47,7 +58,7 @@ class Health:
     health_patience: int = 10
     """Updates in a row that must look wrong; 0 never pauses but for what is not finite."""
     max_collapsed_groups: float = 0.95
-    """Share of groups whose completions all get the same reward: nothing is left to learn from. 1 allows it."""
+    """Share of groups whose completions all get the same reward, where that was rarer before. 1 allows it."""
     max_truncated: float = 0.95
     """Share of completions that run out of room, where most ended at first. 1 allows it."""
     min_mean_length: float = 1.5
@@ -61,6 +72,28 @@ class Health:
         for name in vars(self):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass
+class Streak:
+    """How likely it is that something happens so many times in a row, judged by how often it did and didn't before.
+
+    An urn (Pólya's) begins with one ball for it and three against; each draw adds a ball of what was drawn. So a streak
+    from the very start proves little, and one of what has always been frequent less than one of what was rare.
+    """
+
+    happened: int = 1
+    failed: int = 3
+    chance: float = 1.0
+    """Of a streak as long as the present one, when it began; 1 where there is none."""
+
+    def see(self, happens: bool) -> None:
+        if happens:
+            self.chance *= self.happened / (self.happened + self.failed)
+            self.happened += 1
+        else:
+            self.chance = 1.0
+            self.failed += 1
 
 
 class Watchdog:
@@ -77,6 +110,7 @@ class Watchdog:
         self.first: dict[str, float] = {}
         self.norms: list[float] = []
         self.kls: list[float] = []
+        self.collapse = Streak()
 
     def look(self, update: int, metrics: Mapping[str, float]) -> None:
         """Raises Unhealthy when something has looked wrong for too long."""
@@ -86,6 +120,8 @@ class Watchdog:
         for key in ("completions/clipped_ratio", "completions/mean_length"):
             if key in metrics:
                 self.first.setdefault(key, metrics[key])
+        if (share := metrics.get("frac_reward_zero_std")) is not None:
+            self.collapse.see(share > self.config.max_collapsed_groups)
         for check, is_wrong, patience, what, advice in self._checks(metrics):
             self.streaks[check] = self.streaks.get(check, 0) + 1 if is_wrong else 0
             if self.streaks[check] >= patience:
@@ -101,11 +137,12 @@ class Watchdog:
         """(name, whether it looks wrong, for how many updates it may, what is wrong, what to change)."""
         config, patience = self.config, self.config.health_patience
         if (share := metrics.get("frac_reward_zero_std")) is not None:
+            streak = self.streaks.get("groups", 0) + 1
             yield (
                 "groups",
-                share > config.max_collapsed_groups,
-                patience,
-                f"all completions of a prompt get the same reward in {share:.0%} of the groups, for {patience} "
+                self.collapse.chance < 1,
+                patience if self.collapse.chance < SURPRISE else streak + 1,
+                f"all completions of a prompt get the same reward in {share:.0%} of the groups, for {streak} "
                 "updates: nothing is left to learn from",
                 "raise --temperature, or --beta against a collapse",
             )
@@ -153,6 +190,7 @@ class Watchdog:
             "first": dict(self.first),
             "norms": list(self.norms),
             "kls": list(self.kls),
+            "collapse": asdict(self.collapse),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -160,6 +198,7 @@ class Watchdog:
         self.first = dict(state["first"])
         self.norms = [norm for norm in state["norms"] if norm]  # older versions kept zeros
         self.kls = list(state["kls"])
+        self.collapse = Streak(**state.get("collapse", {}))  # older versions kept none
 
 
 def refuse_nonfinite(update: int, metrics: Mapping[str, float]) -> None:

@@ -163,7 +163,7 @@ class Kl:
             raise ValueError("kl_target needs a beta above 0 to begin from")
         if self.kl_place == "loss" and self.kl_estimator == "k1":
             raise ValueError(
-                "kl_estimator k1 has a gradient of zero on average in the loss; choose k2, k3 or exact"
+                "--kl_estimator k1 has a gradient of zero on average in the loss; choose k2, k3 or exact"
             )
 
 

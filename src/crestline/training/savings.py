@@ -31,7 +31,8 @@ def changes_of(config: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(config, PretrainConfig) and config.hidden_size % (2 * config.num_heads) == 0:
         yield "lower --hidden_size", replace(config, hidden_size=config.hidden_size // 2)
     if isinstance(config, RlConfig) and isinstance(config.algorithm, Ppo):
-        yield "take --algorithm rloo", replace(config, algorithm=Rloo())
+        several = max(2, config.num_generations)
+        yield "take --algorithm rloo", replace(config, algorithm=Rloo(), num_generations=several)
 
 
 def _rows(config: Any) -> int:
