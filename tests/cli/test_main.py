@@ -349,7 +349,7 @@ def test_actions_know_every_verb() -> None:
 
 @pytest.mark.parametrize(
     ("wish", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
 )
 def test_threads_wait_briefly_unless_the_environment_says_else(
     wish: dict[str, str], spins: str | None

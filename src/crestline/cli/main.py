@@ -25,7 +25,7 @@ from crestline.training.configs import required
 from crestline.types import BadInput, Paused
 
 DONE, BAD_INPUT, PAUSED, INTERRUPTED, BROKEN_PIPE = 0, 2, 3, 130, 141
-SPINS = "1000"
+SPINS = "3000"
 _DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
