@@ -191,6 +191,15 @@ def test_folders(tmp_path: Path) -> None:
     [
         (["pairs_train.jsonl", "pairs_test.jsonl"], "train", [1]),
         (["pairs_train.jsonl", "pairs_test.jsonl"], "test", [0]),
+        (["my_train_v2.jsonl", "my_train_v2_test.jsonl"], "train", [0]),
+        (["train-v1.jsonl", "train-v1-test.jsonl"], "train", [1]),
+        (["a-train-00000-of-00001.jsonl", "a-test-00000-of-00001.jsonl"], "train", [1]),
+        (["part-00000-of-00002.jsonl", "part-00001-of-00002.jsonl"], "train", [0, 1]),
+        (
+            ["train_sft-00000-of-00001-ab.jsonl", "train_gen-00000-of-00001-ab.jsonl"],
+            "train",
+            "found train",
+        ),
         (["train_0.jsonl", "Test-1.jsonl", "train1.jsonl"], "train", [1, 2]),
         (["train_sft-00000-of-00001.jsonl", "test_sft-00000-of-00001.jsonl"], "train_sft", [1]),
         (

@@ -128,7 +128,7 @@ def test_what_a_stopped_stage_cost_counts(tmp_path: Path, monkeypatch: pytest.Mo
         return json.loads((tmp_path / "run" / "run.json").read_text())["stages"]  # type: ignore[no-any-return]
 
     def stop(*_: object, **__: object) -> None:
-        assert stages()["pretrain"]["state"] == "new"
+        assert stages()["pretrain"]["state"] == "begun"
         time.sleep(0.2)
         raise KeyboardInterrupt
 
@@ -139,7 +139,7 @@ def test_what_a_stopped_stage_cost_counts(tmp_path: Path, monkeypatch: pytest.Mo
             run(config, screen=Silent())
         stage = stages()["pretrain"]
         assert stage["attempts"] == attempts and stage["seconds"] >= 0.2 * attempts
-        assert stage["state"] == "new" and stage["peak_memory_mb"] > 0
+        assert stage["state"] == "begun" and stage["peak_memory_mb"] > 0
 
 
 def test_bad_input_to_the_first_stages_leaves_no_run(

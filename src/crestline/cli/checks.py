@@ -218,8 +218,9 @@ def crest_input(config: CrestConfig) -> list[str]:
 
 def report_input(config: ReportConfig) -> list[str]:
     check_place("output_file", config.output_file)
-    if Path(config.output_file or "report.html").is_dir():
-        raise BadInput(f"--output_file {config.output_file} is a folder; give a file")
+    page = Path(config.output_file or Path(config.run_dir) / "report.html")
+    if page.is_dir():
+        raise BadInput(f"{page} is a folder; give another --output_file")
     return [f"run_dir: {existing_folder(config.run_dir)}"]
 
 

@@ -206,7 +206,8 @@ def _rating(row: Row, name: str, values: Mapping[str, Any]) -> str:
         for question, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and value == value
     ]
-    alone = re.compile(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])")
+    more = r"\d" if name[-1:].isdigit() else r"[^\W_]"
+    alone = re.compile(rf"(?<![^\W_]){re.escape(name)}(?!{more})")
     whole = [question for question in rated if alone.search(question)]
     words = {question: re.split(r"[^0-9a-z]+", question.lower()) for question in rated}
     return _only(row, whole or [q for q in rated if _mark(name) in words[q]], f"ratings of {name}")

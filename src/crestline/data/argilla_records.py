@@ -123,8 +123,9 @@ def _nested_answers(row: Row, value: Any) -> tuple[Answer, ...]:
         raise wrong(row, "responses", value, "answers by question, or a list of them")
     answers = []
     for index, item in enumerate(value):  # version 1: by person
-        given = item.get("values") if isinstance(item, dict) else None
-        is_submitted = isinstance(item, dict) and _is_submitted(item.get("status"))
+        if not isinstance(item, dict):
+            raise wrong(row, f"responses[{index}]", item, "an object with user_id and values")
+        given, is_submitted = item.get("values"), _is_submitted(item.get("status"))
         if not isinstance(given, dict) and (is_submitted or given is not None):
             raise wrong(row, f"responses[{index}]", item, "an object with user_id and values")
         said = {q: v.get("value") if isinstance(v, dict) else v for q, v in (given or {}).items()}

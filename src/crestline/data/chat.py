@@ -56,7 +56,8 @@ def text_of(row: Row, name: str, value: Any) -> str:
     return str(value)
 
 
-def _spoken(row: Row, name: str, value: str) -> str:
+def spoken(row: Row, name: str, value: Any) -> str:
+    """A text that may stand in a CSV. Raises: BadInput where it is none, or a cell that looks like chat messages."""
     _refuse_broken(row, name, value)
     return text_of(row, name, value)
 
@@ -96,7 +97,7 @@ def prompt_of(row: Row, name: str, value: Any) -> PromptText:
     Raises: BadInput where it is neither, or where the assistant has the last word.
     """
     if isinstance(value, str):
-        return _spoken(row, name, value)
+        return spoken(row, name, value)
     if not isinstance(value, list | tuple):
         raise wrong(row, name, value, "text or chat messages")
     return asking(row, name, messages_of(row, name, value))
@@ -119,7 +120,7 @@ def completion_of(row: Row, name: str, value: Any) -> str:
     Raises: BadInput where it is neither.
     """
     if isinstance(value, str):
-        return _spoken(row, name, value)
+        return spoken(row, name, value)
     if not isinstance(value, list | tuple):
         raise wrong(row, name, value, "text or one assistant message")
     messages = messages_of(row, name, value)

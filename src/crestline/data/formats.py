@@ -20,6 +20,7 @@ from crestline.data.chat import (
     messages_of,
     missing,
     prompt_of,
+    spoken,
     text_of,
     wrong,
 )
@@ -39,7 +40,7 @@ def read_texts(source: str, *, split: str = "train") -> list[str]:
 
 def _text(row: Row) -> str:
     if "text" in row.values and (_has(row, "text") or not _has(row, "messages")):
-        return text_of(row, "text", row.values["text"])
+        return spoken(row, "text", row.values["text"])
     if "messages" in row.values:
         messages = messages_of(row, "messages", row.values["messages"])
         return "\n\n".join(message["content"] for message in messages)

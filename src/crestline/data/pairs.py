@@ -120,10 +120,12 @@ def _conversation(row: Row, name: str | None, dialogue: list[Message]) -> list[M
         return dialogue
     prompt = messages_of(row, name, value) if is_chat else as_chat(prompt_of(row, name, value))
     rules, asked = _rules_and_turns(prompt)
-    turns = _joined(asked, said)
-    if is_answer and len(turns) == len(asked) + len(said):
+    before = _joined(
+        asked, said[:-1]
+    )  # the last answer is what is judged, whatever the prompt says
+    if is_answer and len(before) == len(asked) + len(said) - 1:
         asking(row, name, prompt)
-    return [*_joined(rules, more_rules), *turns]
+    return [*_joined(rules, more_rules), *before, *said[-1:]]
 
 
 def _begins(chat: list[Message], role: str) -> bool:
@@ -139,25 +141,38 @@ def _rules_and_turns(chat: list[Message]) -> tuple[list[Message], list[Message]]
 def _joined(first: list[Message], then: list[Message]) -> list[Message]:
     """Both in a row; what `then` repeats of `first` stands once, white space around it aside.
 
-    Repeated is the longest end of `first` with which `then` begins; or all of it, wherever it
-    stands in a `then` that no assistant begins.
+    Repeated is the longest end of `first` with which `then` begins. Where there is none and a person begins `then`, it
+    is whole if it holds `first`, or `first` begins with it, or both ask: that is the same question in other words.
     """
     before, after = ([(m["role"], m["content"].strip()) for m in chat] for chat in (first, then))
-    is_inside = any(after[at : at + len(before)] == before for at in range(len(after)))
-    if is_inside and not _begins(then, "assistant"):
-        return then
     cut = next(at for at in range(len(before) + 1) if after[: len(before) - at] == before[at:])
-    return [*first[:cut], *then]
+    if cut == len(before) and _begins(then, "user"):
+        is_inside = any(after[at : at + len(before)] == before for at in range(len(after)))
+        both_ask = bool(first) and first[-1]["role"] == "user"
+        if is_inside or both_ask or before[: len(after)] == after:
+            return then
+    return [*first, *then[len(before) - cut :]]
 
 
 def _repeat(prompt: Any, chosen: Any, rejected: Any) -> bool:
-    """Whether both are transcripts that begin with the prompt: a transcript too, or the first turn."""
-    if not isinstance(prompt, str) or not is_transcript(chosen) or not is_transcript(rejected):
+    """Whether both are transcripts that hold the prompt: their beginning, or one of their questions."""
+    if not is_transcript(chosen) or not is_transcript(rejected):
         return False
-    asked = prompt.strip()
-    return all(
-        said.lstrip().startswith(asked) or transcript_messages(said)[0]["content"] == asked
+    dialogues = [
+        [(m["role"], m["content"].strip()) for m in transcript_messages(said)]
         for said in (chosen, rejected)
+    ]
+    if isinstance(prompt, list | tuple):
+        asked = [
+            (m.get("role"), str(m.get("content")).strip()) for m in prompt if isinstance(m, dict)
+        ]
+        return all(dialogue[: len(asked)] == asked for dialogue in dialogues)
+    if not isinstance(prompt, str):
+        return False
+    question = prompt.strip()
+    return all(
+        said.lstrip().startswith(question) or ("user", question) in dialogue
+        for said, dialogue in zip((chosen, rejected), dialogues, strict=True)
     )
 
 

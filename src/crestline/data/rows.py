@@ -17,8 +17,8 @@ from crestline.types import BadInput
 LARGEST_LOOKED_AT = 30_000_000
 """Bytes of a data set that is read to say something of it beforehand."""
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-"""In names of files that say their split in full: `train_sft-00000-of-00002.parquet` is not of `train`."""
+_SHARD = re.compile(r"-\d{5}-of-\d{5}[-.]")
+"""In names of files that say their split right before it: `train_sft-00000-of-00002.parquet` is not of `train`."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -73,13 +73,11 @@ def _files_of(folder: Path, split: str) -> list[Path]:
         raise BadInput(f"{folder}: a folder without data files; expected {', '.join(KINDS)} in it")
     if (folder / "state.json").is_file():  # save_to_disk: other files describe these, or are caches
         return _saved_files(folder)
-    chosen = [file for file in files if file.name.startswith((f"{split}.", f"{split}-"))]
-    chosen = chosen or [
-        file for file in files if _says(file, split) and not _SHARD.search(file.name)
-    ]
+    chosen = [file for file in files if _stem(file) == split]
+    chosen = chosen or [file for file in files if _split_of(file) == split]
     if chosen:
         return chosen
-    others = [file.name for file in files if any(_says(file, name) for name in SPLIT_NAMES)]
+    others = [file.name for file in files if _split_of(file)]
     if others:
         raise BadInput(
             f"{folder}: no split {split!r}; found {', '.join(others[:6])}; "
@@ -111,10 +109,24 @@ def _split_folder(folder: Path, split: str) -> Path:
     return folder / split
 
 
-def _says(file: Path, split: str) -> bool:
-    """Whether the split is a word of the file's name, as in `pairs_test.jsonl` or `test_sft.parquet`."""
-    word = rf"(?<![a-z]){re.escape(split.lower())}(?![a-z])"
-    return re.search(word, file.name.lower()) is not None
+def _stem(file: Path) -> str:
+    """The file's name without its ending, and without the number of its shard."""
+    shard = _SHARD.search(file.name)
+    return file.name[: shard.start()] if shard else file.name.partition(".")[0]
+
+
+def _split_of(file: Path) -> str:
+    """The split that a file's name says, the last one where it says several; empty if it says none.
+
+    >>> [_split_of(Path(f"{name}.jsonl")) for name in ("pairs_train", "train-v1-test", "answers")]
+    ['train', 'test', '']
+    >>> [_split_of(Path(f"{name}-00000-of-00002.parquet")) for name in ("json-train", "train_sft")]
+    ['train', 'train_sft']
+    """
+    stem = _stem(file)
+    words = re.findall(r"[a-z]+", stem.lower())
+    said = next((word for word in reversed(words) if word in SPLIT_NAMES), "")
+    return stem if said and words[-1] != said and _SHARD.search(file.name) else said
 
 
 def _hub_rows(name: str, split: str) -> list[Row]:

@@ -153,9 +153,11 @@ def learning_curve(
     resampled = partial(_resampled, errors, weights, means, num_resamples, seed)
     slope = float(_per_doubling(counts, means[None, :])[0])
     line = means.mean() + slope * (np.log2(counts) - np.log2(counts).mean())
-    along_line = resampled(line, _luck(means - line, 2, confidence))
+    # a bend is no luck: the straight line's residuals hold both, the curve's luck alone
+    luck = _luck(means, fit(counts), 3, confidence)
+    along_line = resampled(line, min(luck, _luck(means, line, 2, confidence)))
     slopes = np.quantile(_per_doubling(counts, along_line), tails)
-    replicates = resampled(fit(counts), _luck(means - fit(counts), 3, confidence))
+    replicates = resampled(fit(counts), luck)
     now = int(counts.max())
     refused = _refusal(counts, num_more, slopes)
     reach = now if refused else now + num_more
@@ -214,12 +216,16 @@ def _resampled(
     return np.maximum(found, 0.0)
 
 
-def _luck(residuals_S: Array, num_fitted: int, confidence: float) -> float:
+def _luck(means_S: Array, fitted_S: Array, num_fitted: int, confidence: float) -> float:
     """Standard deviation of luck in training by the residuals of a fit of num_fitted numbers.
 
-    Few residuals tell little of it: it is wider by as much as Student's t is than the normal distribution.
+    Few residuals tell little of it: it is wider by as much as Student's t is than the normal distribution. A fit of
+    as many numbers as there are points leaves none: then all that the points differ by may be luck.
     """
-    num_free = max(len(residuals_S) - num_fitted, 1)
+    if len(means_S) <= num_fitted:
+        fitted_S, num_fitted = np.full_like(means_S, means_S.mean()), 1
+    residuals_S = means_S - fitted_S
+    num_free = max(len(means_S) - num_fitted, 1)
     tail = (1 + confidence) / 2
     wider = stats.t.ppf(tail, num_free) / stats.norm.ppf(tail)
     return float(np.sqrt(residuals_S @ residuals_S / num_free) * wider)

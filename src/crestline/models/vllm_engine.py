@@ -6,8 +6,10 @@ handed on to it. Its log-probabilities are those after temperature, from which i
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from crestline.models.optional import require_vllm
 from crestline.models.projection import projection_of, without_saving_wrapper
 from crestline.models.sampler import check_room, context_of, encode_prompts, end_token_ids
-from crestline.types import BadInput, Completion, PromptText
+from crestline.types import BadInput, Completion, NotFinite, PromptText
 
 MEMORY_SHARE = 0.3
 """Share of the GPU's memory for vLLM's weights and cache; training needs the rest."""
@@ -68,7 +70,10 @@ class VllmSampler:
         return encoded
 
     def sample(self, prompts: Sequence[PromptText], seeds: Sequence[int]) -> list[Completion]:
-        """One completion for each prompt; seeds[i] is its seed."""
+        """One completion for each prompt; seeds[i] is its seed.
+
+        Raises BadInput as `encode`, and NotFinite where log-probabilities are not finite.
+        """
         encoded = self.encode(prompts)
         if not encoded:
             return []
@@ -86,7 +91,10 @@ class VllmSampler:
         ]
         given = [{"prompt_token_ids": ids} for ids in encoded]
         answers = self.engine.generate(given, wanted, use_tqdm=False)
-        return [self._completion(answer.outputs[0]) for answer in answers]
+        completions = [self._completion(answer.outputs[0]) for answer in answers]
+        if not all(map(math.isfinite, chain.from_iterable(c.logprobs for c in completions))):
+            raise NotFinite("the model gives log-probabilities that are not finite numbers")
+        return completions
 
     def _completion(self, output: Any) -> Completion:
         tokens = list(output.token_ids)

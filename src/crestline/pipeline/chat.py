@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from crestline.models.load import load_policy, load_tokenizer
+from crestline.models.lora import ADAPTER_CONFIG
 from crestline.models.sampler import PolicySampler
 from crestline.pipeline.configs import ChatConfig
 from crestline.pipeline.crest import parsed, rl_folder_of
@@ -74,7 +75,7 @@ def asks_in_chat(run_dir: Path, has_template: bool) -> bool:
 
 def is_model(folder: Path) -> bool:
     """Whether a folder is a model's, not a run's."""
-    return (folder / "config.json").is_file()
+    return any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
 
 
 def model_folder(run_dir: Path, checkpoint: str) -> tuple[Path, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,18 +136,25 @@ class _Stages:
         if stage["state"] == "done":
             return
         # before the work: what kill -9 ends can't be timed, but it can be counted
-        stage["attempts"] = stage.get("attempts", 0) + 1
+        stage |= {"state": "begun", "attempts": stage.get("attempts", 0) + 1}
         self.write_record()
         began = time.perf_counter()
         try:
             work(self.screen.stage(name, self.told.get(name, "")))
-            release_memory()
-            stage["state"] = "done"
-        finally:
-            stage["seconds"] = round(stage["seconds"] + time.perf_counter() - began, 2)
-            peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-            stage["peak_memory_mb"] = max(stage.get("peak_memory_mb", 0), peak)
-            self.write_record()
+        except BaseException:
+            with suppress(BadInput):  # why it stopped matters more
+                self.write_cost(stage, began)
+            raise
+        release_memory()
+        stage["state"] = "done"
+        self.write_cost(stage, began)
+
+    def write_cost(self, stage: dict[str, Any], began: float) -> None:
+        """Add what an attempt cost that began then, by perf_counter."""
+        stage["seconds"] = round(stage["seconds"] + time.perf_counter() - began, 2)
+        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        stage["peak_memory_mb"] = max(stage.get("peak_memory_mb", 0), peak)
+        self.write_record()
 
     def write_record(self) -> None:
         write_json(self.path / RECORD, self.record)

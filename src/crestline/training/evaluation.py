@@ -21,7 +21,7 @@ from crestline.models.reference import Reference
 from crestline.rewards.sources import Reward
 from crestline.training.batches import padded, row_slices
 from crestline.training.configs import rows_together
-from crestline.types import Completion, Prompt, Sampler
+from crestline.types import Completion, NotFinite, Prompt, Sampler
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ def evaluate(
     *,
     micro_batch_size: int,
 ) -> Evaluation:
-    """Answer the held-out prompts and measure distance and score. KL in nats, scores calibrated to [0, 1]."""
+    """Answer the held-out prompts and measure distance and score. KL in nats, scores calibrated to [0, 1].
+
+    Raises NotFinite where the policy's logits are not finite.
+    """
     texts = [prompt.text for prompt in prompts]
     completions = sampler.sample(texts, seeds)
     encoded = sampler.encode(texts)
@@ -55,6 +58,8 @@ def evaluate(
         micro_batch_size,
         temperature=sampler.temperature,
     )
+    if not np.isfinite([*kl_N, *entropy_N]).all():
+        raise NotFinite("the policy's logits are not finite numbers at held-out prompts")
     raw = reward.judge(prompts, [completion.text for completion in completions]).raw
     calibrated = reward.in_unit(raw)
     lengths = [len(completion.tokens) for completion in completions]

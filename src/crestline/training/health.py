@@ -30,8 +30,8 @@ RECENT = 20
 """Updates whose median gradient stands for what is normal."""
 LOOKS, SPIKES = 5, 2
 """Looks at KL whose median stands for what is normal, and looks in a row that must be too high."""
-SURPRISE = 1e-6
-"""A streak of collapsed groups that is less likely than this is no chance."""
+UNUSUAL, SURPRISE = 1e-3, 1e-6
+"""A streak of collapsed groups that is less likely than this may be no chance, and is none."""
 
 
 class Unhealthy(Paused):
@@ -126,12 +126,17 @@ class Watchdog:
             self.streaks[check] = self.streaks.get(check, 0) + 1 if is_wrong else 0
             if self.streaks[check] >= patience:
                 raise Unhealthy(update, what, advice)
-        if not any(self.streaks.values()):
+        if not any(self._is_suspicious(check, n) for check, n in self.streaks.items()):
             self.verified = update - 1
         if metrics.get("grad_norm") and not self.streaks.get("gradient"):
             self.norms = [*self.norms[-RECENT + 1 :], metrics["grad_norm"]]
         if "kl" in metrics and not self.streaks.get("kl"):
             self.kls = [*self.kls[-LOOKS + 1 :], metrics["kl"]]
+
+    def _is_suspicious(self, check: str, streak: int) -> bool:
+        """Whether what has looked wrong for so long speaks against the checkpoints since."""
+        by_chance = check == "groups" and self.collapse.chance > UNUSUAL
+        return streak > 0 and not (by_chance and streak > self.config.health_patience)
 
     def _checks(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, bool, int, str, str]]:
         """(name, whether it looks wrong, for how many updates it may, what is wrong, what to change)."""
