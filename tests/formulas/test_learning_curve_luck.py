@@ -33,3 +33,23 @@ def test_the_interval_of_a_slope_holds_it_nineteen_times_of_twenty() -> None:
         ).per_doubling
         held += low <= -0.03 <= high
     assert 183 <= held <= 197
+
+
+def test_a_bend_is_no_luck() -> None:
+    """Without noise a steep law is no straight line in doublings, and falls all the same."""
+    counts = 100 * 2.0 ** np.arange(4)
+    errors = 0.2 + 0.2 * (counts / 100) ** -1.5
+    found = learning_curve(counts, errors[:, None], num_more=100)
+    assert not found.refused and found.per_doubling[2] < -0.01
+
+
+@pytest.mark.parametrize("num_points", [2, 3])
+def test_as_many_numbers_as_points_leave_luck_wide(num_points: int) -> None:
+    counts, held = 100 * 2.0 ** np.arange(num_points), 0
+    for seed in range(100):
+        noise = np.random.default_rng(seed).normal(0, 0.02, num_points)
+        truth = 0.45 - 0.03 * np.arange(num_points)
+        found = learning_curve(counts, (truth + noise)[:, None], num_resamples=200, seed=seed)
+        held += found.low[0] <= truth[0] <= found.high[0]
+        assert found.refused
+    assert held >= 90

@@ -21,7 +21,7 @@ from crestline.pipeline.run import as_begun, resume, run
 from crestline.pipeline.sample import sample
 from crestline.pipeline.screen import Silent
 from crestline.runs.settings import plain
-from crestline.types import BadInput
+from crestline.types import BadInput, Paused
 from crestline.worlds.pelican import PelicanWorld
 
 
@@ -140,6 +140,21 @@ def test_what_a_stopped_stage_cost_counts(tmp_path: Path, monkeypatch: pytest.Mo
         stage = stages()["pretrain"]
         assert stage["attempts"] == attempts and stage["seconds"] >= 0.2 * attempts
         assert stage["state"] == "begun" and stage["peak_memory_mb"] > 0
+
+
+def test_a_record_that_cannot_be_written_hides_no_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(SMOKE, output_dir=str(tmp_path / "run"), num_threads=1)
+
+    def stop(*_: object, **__: object) -> None:
+        (tmp_path / "run" / "run.json").unlink()
+        (tmp_path / "run" / "run.json").mkdir()
+        raise Paused("ill")
+
+    monkeypatch.setattr("crestline.pipeline.run.pretrain", stop)
+    with pytest.raises(Paused, match="ill"):
+        run(config, screen=Silent())
 
 
 def test_bad_input_to_the_first_stages_leaves_no_run(

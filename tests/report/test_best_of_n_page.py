@@ -129,22 +129,33 @@ def test_the_short_table_lines_up(whole: dict[str, Any]) -> None:
     assert "judge" not in short_table(figures(judged=False, num_prompts=3))[0]
 
 
-def judged(judge: float | None, *, chosen: bool = True) -> dict[str, Any]:
-    """Figures of 30 prompts, the judge's score the same for all answers to a prompt; None: nobody judged."""
+def judged(judge: float | str | None, *, chosen: bool = True) -> dict[str, Any]:
+    """Figures of 30 prompts, the judge's score the same for all answers to a prompt; None: nobody judged; else random.
+
+    A judge of 0.7 is of 0.7 and −0.7 in turn, so that its means cancel.
+    """
     rng = np.random.default_rng(0)
     scored = [
         Scored(
             prompt=f"p{n}",
             completions=tuple("abcdefgh"),
             scores=tuple(rng.normal(size=8).tolist()) if chosen else (0.1,) * 8,
-            judge_scores=() if judge is None else (judge + n,) * 8,
+            judge_scores=judge_scores(judge, n, rng),
         )
         for n in range(30)
     ]
     return json.loads(json.dumps(best_of_n_figures(scored, num_resamples=50)))
 
 
-@pytest.mark.parametrize("judge", [0.0, 0.1, 1e6 + 0.1, -3.3])
+def judge_scores(judge: float | str | None, n: int, rng: np.random.Generator) -> tuple[float, ...]:
+    if judge is None:
+        return ()
+    if isinstance(judge, str):
+        return tuple(rng.normal(size=8).tolist())
+    return ((-1) ** n * judge if judge == 0.7 else judge + n,) * 8
+
+
+@pytest.mark.parametrize("judge", [0.0, 0.1, 0.7, 1e6 + 0.1, -3.3])
 def test_a_judge_who_tells_nothing_apart(judge: float) -> None:
     found = judged(judge)
     assert headline(found) == "The judge tells none of a prompt’s answers from another."
@@ -160,9 +171,14 @@ def test_a_judge_who_tells_nothing_apart(judge: float) -> None:
 
 def test_a_score_that_chooses_nothing() -> None:
     found = judged(None, chosen=False)
-    assert "not shown to score above" in headline(found)
+    assert "choosing changes nothing" in headline(found)
     assert reason(found) == (
         "The score that chooses is the same for all answers to a prompt, so nothing is chosen."
     )
-    assert "nothing is chosen" in reason(judged(0.0, chosen=False))
+    for judge in (0.0, None, "random"):
+        unchosen = judged(judge, chosen=False)
+        assert headline(unchosen) == headline(found) and reason(unchosen) == reason(found)
+        picture = curve_picture(unchosen, WIDE)
+        assert picture["peak"] is None
+        assert all(abs(float(label.replace("−", "-"))) < 2 for _, label in picture["y_ticks"])
     assert short_table(found)[1].split() == ["1", "0.00", "0.100", "0.100", "to", "0.100"]

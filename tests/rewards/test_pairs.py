@@ -45,7 +45,7 @@ def test_pairs_by_hand() -> None:
     assert pairs.cluster_P.tolist() == [0, 0, 0, 0, 0, 2]
     assert pairs.num_same_text == 1 and pairs.by_prompt
     assert pairs.margin_P[-1] == 0.5 and np.isnan(pairs.margin_P[:-1]).all()
-    assert pairs.interval_rests_on() == "bootstrap by prompt"
+    assert pairs.interval_rests_on(0.6) == "Wilson: as many trials as prompts"  # few prompts
 
 
 def test_no_pairs_at_all() -> None:
@@ -78,7 +78,7 @@ def test_independent_pairs_get_wilsons_interval() -> None:
         (expected.low, expected.high)
     )
     assert (row["accuracy"], row["num_pairs"]) == (0.75, 60)
-    assert pairs.interval_rests_on() == "Wilson: one pair a prompt"
+    assert pairs.interval_rests_on(0.6) == "Wilson: one pair a prompt"
 
 
 def test_pairs_of_one_prompt_are_resampled_together() -> None:
@@ -138,3 +138,12 @@ def test_by_size() -> None:
     assert np.bincount(codes).tolist() == [25] * 4
     assert names == ["up to 24", "24–49", "49–74", "above 74"]
     assert by_size(np.array([np.nan]))[1] == []
+
+
+def test_what_an_interval_rests_on() -> None:
+    rankings = [
+        Ranking(prompt=f"p{n}", completions=("a", "b", "c"), ranks=(0, 1, 2)) for n in range(30)
+    ]
+    pairs = pairs_of(rankings)
+    assert pairs.interval_rests_on(0.6) == "bootstrap by prompt"
+    assert pairs.interval_rests_on(1.0) == "Wilson: as many trials as prompts"

@@ -167,6 +167,19 @@ def test_rewards_that_never_differed_are_told_late() -> None:
     assert looked([{"frac_reward_zero_std": 1.0}] * 400, max_collapsed_groups=1.0)[0] is None
 
 
+def test_a_streak_that_may_be_chance_holds_no_checkpoint_back_for_long() -> None:
+    watchdog = Watchdog(Health())
+    for update in range(1, 17):  # never any difference: what pauses after 180 updates
+        watchdog.look(update, {"frac_reward_zero_std": 1.0})
+    assert watchdog.verified == 15 and watchdog.collapse.chance > 1e-3
+    rare = Watchdog(Health())
+    for update in range(1, 41):
+        rare.look(update, {"frac_reward_zero_std": 0.0})
+    for update in range(41, 50):  # rewards differed every time before
+        rare.look(update, {"frac_reward_zero_std": 1.0})
+    assert rare.verified == 39
+
+
 def test_the_chance_of_a_streak_by_hand() -> None:
     streak = Streak()
     for happens, chance in ((True, 1 / 4), (True, 1 / 4 * 2 / 5), (False, 1.0), (True, 3 / 7)):

@@ -6,7 +6,7 @@ Owns the order of the page and its picture. Knows nothing of how the figures wer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import log2
+from math import inf, log2
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,8 @@ def read_from(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def curve_picture(figures: Mapping[str, Any], frame: Frame) -> Picture:
     """Gains over one answer against n, each in standard deviations of one answer's score, with 95 % bands."""
     curve: Sequence[Mapping[str, Any]] = figures["curve"]
-    units = {
-        name: 1.0 if is_level(figures, name) else unit
+    units = {  # of a level score all gains are rounding, and where nothing is chosen of every score
+        name: inf if is_level(figures, "score") or is_level(figures, name) else unit
         for name, unit in figures["standard_deviation"].items()
     }
     gains = {
@@ -93,7 +93,7 @@ def curve_picture(figures: Mapping[str, Any], frame: Frame) -> Picture:
     at = [x(log2(row["n"])) for row in curve]
     wide = frame is WIDE
     step = 1 if wide or len(curve) <= 7 else 2
-    found = None if "judge" in units and is_level(figures, "judge") else figures["judge_turn"]
+    found = None if any(is_level(figures, name) for name in units) else figures["judge_turn"]
     peak = at[[row["n"] for row in curve].index(found["peak_n"])] if found else None
     return {
         "frame": frame.as_dict(),

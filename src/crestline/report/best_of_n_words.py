@@ -21,6 +21,8 @@ LEVEL = 1e-12
 def headline(figures: Figures) -> str:
     """What was found, in a sentence: of the judge, where one was asked."""
     found, most = figures["judge_turn"], figures["num_generations"]
+    if is_level(figures, "score"):
+        return "The score tells none of a prompt’s answers from another: choosing changes nothing."
     if found and is_level(figures, "judge"):
         return "The judge tells none of a prompt’s answers from another."
     if not found:
@@ -54,7 +56,7 @@ def reason(figures: Figures) -> str:
         score = (
             "The score that chooses is the same for all answers to a prompt, so nothing is chosen."
         )
-    if not found:
+    if not found or is_level(figures, "score"):
         return score
     if is_level(figures, "judge"):
         return (
@@ -72,6 +74,7 @@ def reason(figures: Figures) -> str:
 def is_level(figures: Figures, name: str) -> bool:
     """Whether all answers to a prompt have the same score, but for rounding."""
     size = max(abs(row[name]) for row in figures["curve"])
+    size = max(size, 1e-3)  # means of scores that cancel are rounding too
     return bool(figures["standard_deviation"][name] <= LEVEL * size)
 
 

@@ -215,7 +215,7 @@ def not_checked(figures: Figures) -> list[str]:
         missing.insert(0, "Leaks: the rankings that it was trained on were not given.")
     if not figures["learning_curve"]:
         missing.append("What more rankings would buy: no learning curve was asked for.")
-    if figures["interval"].startswith(("bootstrap by ranking", "Wilson: one pair a ranking")):
+    if figures["interval"].endswith(("ranking", "rankings")):
         missing.append(
             "Texts that stand in several rankings: with no more than one prompt, each ranking counts as independent, "
             "which makes the intervals a little narrow."

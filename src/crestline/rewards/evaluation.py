@@ -145,7 +145,7 @@ def _accuracy(
 
     return {
         **{key: whole[key] for key in ("accuracy", "accuracy_low", "accuracy_high")},
-        "interval": pairs.interval_rests_on(),
+        "interval": pairs.interval_rests_on(whole["accuracy"]),
         "num_pairs": len(pairs),
         "num_heldout_rankings": len(rankings),
         "num_clusters": len(np.unique(pairs.cluster_P)),

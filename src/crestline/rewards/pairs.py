@@ -54,11 +54,17 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.ranking_P)
 
-    def interval_rests_on(self) -> str:
-        """What is resampled, for people."""
-        if len(np.unique(self.cluster_P)) == len(self):
-            return f"Wilson: one pair a {'prompt' if self.by_prompt else 'ranking'}"
-        return f"bootstrap by {'prompt' if self.by_prompt else 'ranking'}"
+    def interval_rests_on(self, accuracy: float) -> str:
+        """What the interval of this accuracy rests on, for people."""
+        unit, num_clusters = (
+            "prompt" if self.by_prompt else "ranking",
+            len(np.unique(self.cluster_P)),
+        )
+        if num_clusters == len(self):
+            return f"Wilson: one pair a {unit}"
+        if by_wilson(accuracy, len(self), num_clusters):
+            return f"Wilson: as many trials as {unit}s"
+        return f"bootstrap by {unit}"
 
 
 def ranked_pairs(ranking: Ranking) -> list[tuple[int, int]]:
@@ -185,8 +191,13 @@ def _share_intervals(
     return percentile_interval(found)
 
 
+def by_wilson(accuracy: float, num_pairs: int, num_clusters: int) -> bool:
+    """Whether an interval is Wilson's for as many trials as clusters: a bootstrap of few or of equals is too narrow."""
+    return num_clusters == num_pairs or num_clusters < FEW_CLUSTERS or accuracy in (0.0, 1.0)
+
+
 def _ends(accuracy: float, num_pairs: int, num_clusters: int, ends: Array) -> tuple[float, float]:
-    if num_clusters == num_pairs or num_clusters < FEW_CLUSTERS or accuracy in (0.0, 1.0):
+    if by_wilson(accuracy, num_pairs, num_clusters):
         return wilson(accuracy * num_clusters, num_clusters)
     return float(ends[0]), float(ends[1])
 
