@@ -34,7 +34,7 @@ from crestline.training.rl_configs import (
 )
 from crestline.training.rollouts import prompt_column, summary
 from crestline.training.seeds import stream
-from crestline.types import BadInput, Completion
+from crestline.types import BadInput, Completion, NotFinite
 
 CHAT = [{"role": "user", "content": "Say cat."}]
 
@@ -152,6 +152,21 @@ def test_a_checkpoint_read_back_says_and_measures_the_same(finished, lines, task
     assert found.summary["kl"] != pytest.approx(
         np.mean(exact_kl(policy, reference, encoded, completions, 9)[0]), rel=1e-3
     )
+
+
+def test_a_policy_whose_distance_is_no_number_is_not_measured(task: Path) -> None:
+    """Whoever sampled: here the reference, as another engine might with weights of its own."""
+    sound, broken = (load_policy(task / "base").eval() for _ in range(2))
+    broken.model.norm.weight.data[0] = float("nan")
+    sampler = PolicySampler(sound, load_tokenizer(task / "base"), max_completion_length=4)
+    judge = load_reward_model(task / "judge")
+    reward = Reward([LearnedReward(judge)], [1.0], judge.calibration)
+    _, held = split_prompts(settings(task))
+    asked = (sampler, reward, held, range(len(held)))
+    found = evaluate(sound, Reference(sound), *asked, micro_batch_size=4)
+    assert found.summary["distance"] == pytest.approx(0, abs=1e-3)
+    with pytest.raises(NotFinite, match="at held-out prompts"):
+        evaluate(broken, Reference(sound), *asked, micro_batch_size=4)
 
 
 def test_metrics_of_every_update(finished: Path) -> None:
