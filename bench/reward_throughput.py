@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from crestline.data.rankings import read_rankings
+from crestline.data.splits import canonical_prompt
 from crestline.models.load import load_tokenizer
 from crestline.training.seeds import Shuffled
 from demo import machine
@@ -46,7 +47,7 @@ from peers.side_by_side import Plan, Settings, Side, fastest, in_turns, told_set
 
 BENCH = Path(__file__).resolve().parent
 ARITHMETIC = ("float32", "bfloat16 autocast", "bfloat16 weights")
-MAX_LENGTH, LEARNING_RATE, SEED = 512, 1e-4, 0
+MAX_LENGTH, LEARNING_RATE, SEED, NUM_HELD_OUT = 512, 1e-4, 0, 8
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,20 @@ def tasks_of(backbone: str, folder: Path, work: Path, sizes: dict[str, int]) -> 
         stem = work / f"{backbone}_{kind}"
         write_rankings(stem.with_suffix(".jsonl"), fitting(tokenizer, rankings, MAX_LENGTH))
         read = read_rankings(str(stem.with_suffix(".jsonl")))
-        kept = [(str(ranking.prompt), list(ranking.completions)) for ranking in read]
+        readable = [(str(ranking.prompt), list(ranking.completions)) for ranking in read]
+        held = readable[
+            :NUM_HELD_OUT
+        ]  # what is measured on teaches nothing: neither side may see it
+        asked = {canonical_prompt(prompt) for prompt, _ in held}
+        kept = [row for row in readable if canonical_prompt(row[0]) not in asked]
+        write_rankings(stem.with_suffix(".jsonl"), kept)
         order = Shuffled(len(kept), SEED).rows(0, len(kept))
         task = Task(
             backbone=backbone,
             kind=kind,
             model=folder,
             rankings=stem.with_suffix(".jsonl"),
-            held_out=write_rankings(work / f"{backbone}_{kind}_held.jsonl", kept[:8]),
+            held_out=write_rankings(work / f"{backbone}_{kind}_held.jsonl", held),
             pairs=stem.with_suffix(".json"),
             batch_size=sizes[kind],
             pairs_per_ranking=len(kept[0][1]) * (len(kept[0][1]) - 1) // 2,
