@@ -81,10 +81,12 @@ def test_bugs_keep_their_traceback(
         crestline("report", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["demo", "my runs"])
 def test_interrupted_run_says_how_to_go_on(
-    crestline: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    crestline: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    out = tmp_path / "demo"
+    """In words that may be typed: quoted where the folder's name asks for it."""
+    out = tmp_path / name
 
     def act(*_: object) -> None:
         out.mkdir()
@@ -94,22 +96,9 @@ def test_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr("crestline.cli.actions.act", act)
     result = crestline("run", "--preset", "smoke", "--output_dir", out)
     assert result.code == 130
-    assert result.err == (f"crestline: interrupted; continue with: crestline run --resume {out}\n")
-
-
-def test_what_may_be_typed_next_is_quoted(
-    crestline: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    out = tmp_path / "my runs"
-
-    def act(*_: object) -> None:
-        out.mkdir()
-        (out / "config.yaml").write_text("seed: 0\n")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("crestline.cli.actions.act", act)
-    result = crestline("run", "--preset", "smoke", "--output_dir", out)
-    assert split(result.err.partition("with: ")[2])[-1] == str(out)
+    again = f"crestline run --resume {quote(str(out))}"
+    assert result.err == f"crestline: interrupted; continue with: {again}\n"
+    assert split(again)[-1] == str(out)
 
 
 def test_what_may_be_looked_at_next_is_quoted(

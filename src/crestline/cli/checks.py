@@ -28,7 +28,6 @@ from crestline.pipeline.configs import (
     RewardJoinConfig,
     RunConfig,
     SampleConfig,
-    check_temperature,
 )
 from crestline.pipeline.convert import check_output, read
 from crestline.pipeline.plan import plan, rl_settings
@@ -149,7 +148,6 @@ def rl_input(config: RlConfig) -> list[str]:
     found.append(model("model_name_or_path", config.model_name_or_path))
     found += sampler(config.sampler, config.model_name_or_path)
     resolved(config)
-    check_temperature(config)
     return [*found, *scorers(config), folder(config, "rl")]
 
 

@@ -65,7 +65,7 @@ def wait_briefly() -> None:
     """Let a thread that waits for the others sleep soon, unless the environment has a wish of its own.
 
     libgomp, with which torch computes on Linux, spins for milliseconds first. Beside another busy process the cores are
-    then full of waiting: an update of a small model took more than a hundred times as long. It reads the variable once,
+    then full of waiting: an update of a small model took up to sixty times as long. It reads the variable once,
     when torch is loaded.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

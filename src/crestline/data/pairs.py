@@ -120,9 +120,8 @@ def _conversation(row: Row, name: str | None, dialogue: list[Message]) -> list[M
         return dialogue
     prompt = messages_of(row, name, value) if is_chat else as_chat(prompt_of(row, name, value))
     rules, asked = _rules_and_turns(prompt)
-    before = _joined(
-        asked, said[:-1]
-    )  # the last answer is what is judged, whatever the prompt says
+    # the last answer is what is judged, whatever the prompt says
+    before = _joined(asked, said[:-1])
     if is_answer and len(before) == len(asked) + len(said) - 1:
         asking(row, name, prompt)
     return [*_joined(rules, more_rules), *before, *said[-1:]]

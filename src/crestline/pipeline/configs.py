@@ -10,6 +10,7 @@ from crestline.crest.configs import WatchConfig
 from crestline.data.writers import Format
 from crestline.rewards.configs import RewardSources
 from crestline.training.configs import (
+    MIN_TEMPERATURE,
     PretrainConfig,
     SamplerName,
     SftConfig,
@@ -18,16 +19,6 @@ from crestline.training.configs import (
 )
 from crestline.training.reward_configs import RewardConfig
 from crestline.training.rl_configs import RlConfig
-from crestline.types import BadInput
-
-MIN_TEMPERATURE = 1e-6
-"""Below it logits divided by it may be no finite numbers."""
-
-
-def check_temperature(config: RlConfig, flag: str = "temperature") -> None:
-    """Raise BadInput where RL would sample too cold."""
-    if config.temperature < MIN_TEMPERATURE:
-        raise BadInput(f"--{flag} must be at least {MIN_TEMPERATURE}, got {config.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from crestline.pipeline.configs import RunConfig, check_temperature
+from crestline.pipeline.configs import RunConfig
 from crestline.runs.folder import RunFolder
 from crestline.runs.settings import build
 from crestline.training.rl_configs import RlConfig, resolved
@@ -24,7 +24,6 @@ def rl_settings(config: RunConfig) -> RlConfig:
         shaping = replace(settings.shaping, reward_shaping="raw")
         settings = replace(settings, shaping=shaping)
     resolved(settings)
-    check_temperature(settings, "rl.temperature")
     return settings
 
 

@@ -199,6 +199,10 @@ def required(config: object, *names: str) -> None:
             raise BadInput(f"--{name} is missing; see --help")
 
 
+MIN_TEMPERATURE = 1e-6
+"""Of sampling: below it logits divided by it may be no finite numbers."""
+
+
 def at_least(config: object, least: float, *names: str) -> None:
     """Raise ValueError naming the first of these fields that is below `least`."""
     for name in names:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from crestline.rewards.configs import RewardSources, Shaping
 from crestline.training.configs import (
+    MIN_TEMPERATURE,
     Lora,
     Optimization,
     SamplerName,
@@ -273,7 +274,8 @@ class RlConfig:
     )
 
     def __post_init__(self) -> None:
-        positive(self, "num_updates", "num_prompts", "max_completion_length", "temperature")
+        positive(self, "num_updates", "num_prompts", "max_completion_length")
+        at_least(self, MIN_TEMPERATURE, "temperature")
         alone = isinstance(self.algorithm, Ppo) or (
             isinstance(self.algorithm, Reinforce) and self.algorithm.baseline == "none"
         )
